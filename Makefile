@@ -15,10 +15,15 @@ TEST        := $(GO) tool gotestsum --format standard-verbose --
 # They start no goroutines, and their tests try so many clusters that the race detector takes minutes for nothing.
 PURE        := ./internal/plan ./internal/cluster ./internal/spof
 
-.PHONY: build up down check test test-alerts test-lab test-browser test-e2e test-whole test-crash test-soak test-agree test-images test-hosts test-vm bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover bench-scale tools clean
+.PHONY: build up down check test test-alerts test-arm64 test-lab test-browser test-e2e test-whole test-crash test-soak test-agree test-images test-hosts test-vm bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover bench-scale tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
+
+bin/quorate-linux-%: FORCE ## for hosts of another architecture: bin/quorate-linux-arm64
+	GOOS=linux GOARCH=$* $(GO) build -ldflags '-s -w' -o $@ ./cmd/quorate
+
+FORCE:
 
 up: build ## a highly available cluster on this machine
 	bin/quorate up
@@ -43,6 +48,15 @@ bin/promtool:
 
 test-alerts: bin/promtool ## evaluate the alert rules in many situations with Prometheus' own tool
 	PROMTOOL=$(CURDIR)/bin/promtool $(GO) test -count=1 -run TestAlerts ./internal/monitoring
+
+# Only the file, because the package would register itself as an interpreter with the kernel.
+bin/qemu-aarch64-static:
+	d=$$(mktemp -d); trap 'rm -rf $$d' EXIT; cd $$d; chmod 755 .; apt-get update -q; apt-get download -q qemu-user-static; dpkg -x qemu-user-static_*.deb .; install -D usr/bin/qemu-aarch64-static $(CURDIR)/bin/qemu-aarch64-static
+
+test-arm64: build bin/qemu-aarch64-static ## compile the bundle for arm64, and run its programs in an emulator; takes a quarter of an hour, so it is not part of `make test`
+	bin/quorate bundle build --arch arm64
+	bin/quorate bundle verify --arch arm64
+	QUORATE_QEMU=$(CURDIR)/bin/qemu-aarch64-static $(TEST) -count=1 -timeout 30m -run 'AnotherArchitecture' ./internal/bundle
 
 test-lab: build ## machines, zones, faults, and power cuts
 	bin/quorate lab requirements

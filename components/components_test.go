@@ -82,7 +82,7 @@ func TestManaged(t *testing.T) {
 // TestPublishedReleases: every patch release of a minor that can be compiled has addresses, and nothing else has.
 func TestPublishedReleases(t *testing.T) {
 	for version, known := range map[string]bool{"v1.37.2": true, "v1.37.0": true, "v1.36.11": true, "v1.38.0": false, "v1.35.9": false, "v1.37.1-rc.0": false, "v1.37.01": false, "v1.37": false, "1.37.1": false, "": false} {
-		r, p, ok := PublishedFor(version)
+		r, p, ok := PublishedFor(version, "amd64")
 		if ok != known {
 			t.Errorf("%s is known: %t", version, ok)
 		}
@@ -95,8 +95,8 @@ func TestPublishedReleases(t *testing.T) {
 	}
 	pinned, _ := Lookup("v1.37.2")
 	other, _ := PublishedRelease("v1.37.3")
-	a, _ := pinned.Published()
-	b, _ := other.Published()
+	a, _ := pinned.Published("amd64")
+	b, _ := other.Published("amd64")
 	for i, f := range a.Files { // everything but Kubernetes is the same, and so is stored once
 		if same := f.URL == b.Files[i].URL; same != (f.Component != "kubernetes") {
 			t.Errorf("%s and %s", f.URL, b.Files[i].URL)

@@ -2,9 +2,12 @@ package components
 
 import (
 	"path"
-	"runtime"
+	"slices"
 	"strings"
 )
+
+// Architectures are those for which bundles can be made, as in GOARCH. Hosts can have any of them.
+var Architectures = []string{"amd64", "arm64"}
 
 // Published says where the projects themselves publish what a bundle is made of.
 type Published struct {
@@ -16,12 +19,14 @@ type Published struct {
 type PublishedFile struct {
 	Component string // the layer that it goes into
 	Version   string
-	URL       string // {arch} stands for the machine's architecture
+	URL       string // {arch} stands for the architecture
 	Checksum  string // URL of a file with its SHA-256 or SHA-512, alone or in a list
 	// Programs maps paths in the layer to members of the archive; to "" where the file is the program.
 	Programs map[string]string
 	// Kubeadm is the path in the layer of the program that is asked for the names of images, where this file has it.
 	Kubeadm string
+
+	pattern *PublishedFile // with {arch}, where this is one of its files
 }
 
 // PublishedImage is an image that kubeadm does not name.
@@ -30,8 +35,14 @@ type PublishedImage struct {
 	From  string // its published name
 }
 
-// For resolves the file for this machine's architecture.
+// For resolves the file for an architecture, also if it is the one for another.
 func (f PublishedFile) For(arch string) PublishedFile {
+	pattern := f
+	if f.pattern != nil {
+		pattern = *f.pattern
+	}
+	f = pattern
+	f.pattern = &pattern
 	f.URL, f.Checksum = forArch(f.URL, arch), forArch(f.Checksum, arch)
 	programs := map[string]string{}
 	for target, member := range f.Programs {
@@ -48,12 +59,12 @@ func (f PublishedFile) Name() string { return path.Base(f.URL) }
 
 // PublishedFor is Published of a version of Kubernetes, with the release. It is false for a version that is no patch release of a minor that
 // can be built.
-func PublishedFor(version string) (Release, Published, bool) {
+func PublishedFor(version, arch string) (Release, Published, bool) {
 	r, ok := PublishedRelease(version)
 	if !ok {
 		return r, Published{}, false
 	}
-	p, ok := r.Published()
+	p, ok := r.Published(arch)
 	return r, p, ok
 }
 
@@ -62,15 +73,15 @@ func StableURL(minor string) string {
 	return "https://dl.k8s.io/release/stable-" + strings.TrimPrefix(minor, "v") + ".txt"
 }
 
-// Published is where the projects publish this release, for this machine's architecture. It is false for a release that is
-// not one of Releases or of PublishedRelease.
-func (r Release) Published() (Published, bool) {
-	if r.versions == (versions{}) {
+// Published is where the projects publish this release for an architecture. It is false for a release that is not one of
+// Releases or of PublishedRelease, and for an architecture for which bundles cannot be made.
+func (r Release) Published(arch string) (Published, bool) {
+	if r.versions == (versions{}) || !slices.Contains(Architectures, arch) {
 		return Published{}, false
 	}
 	p := r.versions.published()
 	for i, f := range p.Files {
-		p.Files[i] = f.For(runtime.GOARCH)
+		p.Files[i] = f.For(arch)
 	}
 	return p, true
 }

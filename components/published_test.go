@@ -11,53 +11,61 @@ import (
 // same programs in the same places.
 func TestPublishedIsTheSame(t *testing.T) {
 	for _, r := range Releases() {
-		t.Run(r.Kubernetes, func(t *testing.T) {
-			p, ok := r.Published()
-			if !ok {
-				t.Fatal("nothing is known to be published")
+		for _, arch := range Architectures {
+			t.Run(r.Kubernetes+" "+arch, func(t *testing.T) { publishedIsTheSame(t, r, arch) })
+		}
+	}
+}
+
+func publishedIsTheSame(t *testing.T, r Release, arch string) {
+	t.Helper()
+	p, ok := r.Published(arch)
+	if !ok {
+		t.Fatal("nothing is known to be published")
+	}
+	have := map[string]bool{}
+	kubeadms := 0
+	for _, f := range p.Files {
+		if c, ok := r.Component(f.Component); ok && c.Version != f.Version {
+			t.Errorf("%s is %s published and %s compiled", f.Component, f.Version, c.Version)
+		}
+		if !strings.Contains(f.URL, strings.TrimPrefix(f.Version, "v")) {
+			t.Errorf("%s is not of %s", f.URL, f.Version)
+		}
+		if !strings.Contains(f.URL, arch) {
+			t.Errorf("%s is not for %s", f.URL, arch)
+		}
+		for _, at := range []string{f.URL, f.Checksum} {
+			if u, err := url.Parse(at); err != nil || u.Scheme != "https" || strings.Contains(at, "{") {
+				t.Errorf("%s is not an https address", at)
 			}
-			have := map[string]bool{}
-			kubeadms := 0
-			for _, f := range p.Files {
-				if c, ok := r.Component(f.Component); ok && c.Version != f.Version {
-					t.Errorf("%s is %s published and %s compiled", f.Component, f.Version, c.Version)
-				}
-				if !strings.Contains(f.URL, strings.TrimPrefix(f.Version, "v")) {
-					t.Errorf("%s is not of %s", f.URL, f.Version)
-				}
-				for _, at := range []string{f.URL, f.Checksum} {
-					if u, err := url.Parse(at); err != nil || u.Scheme != "https" || strings.Contains(at, "{") {
-						t.Errorf("%s is not an https address", at)
-					}
-				}
-				for program, member := range f.Programs {
-					if have[program] || strings.Contains(member, "{") {
-						t.Errorf("%s: %s %q", f.Name(), program, member)
-					}
-					have[program] = true
-				}
-				if f.Kubeadm != "" {
-					kubeadms++
-				}
+		}
+		for program, member := range f.Programs {
+			if have[program] || strings.Contains(member, "{") {
+				t.Errorf("%s: %s %q", f.Name(), program, member)
 			}
-			if kubeadms != 1 {
-				t.Errorf("%d files have kubeadm", kubeadms)
+			have[program] = true
+		}
+		if f.Kubeadm != "" {
+			kubeadms++
+		}
+	}
+	if kubeadms != 1 {
+		t.Errorf("%d files have kubeadm", kubeadms)
+	}
+	for _, name := range r.Host.Components {
+		c, _ := r.Component(name)
+		for _, program := range programsOf(c) {
+			if !have[program] && !onlyInImages[program] {
+				t.Errorf("hosts need %s, and nobody is known to publish it", program)
 			}
-			for _, name := range r.Host.Components {
-				c, _ := r.Component(name)
-				for _, program := range programsOf(c) {
-					if !have[program] && !onlyInImages[program] {
-						t.Errorf("hosts need %s, and nobody is known to publish it", program)
-					}
-				}
-			}
-			for _, i := range r.Images {
-				known := slices.ContainsFunc(p.Images, func(o PublishedImage) bool { return o.Short == i.Short })
-				if known != (i.Name != "") {
-					t.Errorf("image %s: kubeadm names it, or the table does: not both, not neither", i.Short)
-				}
-			}
-		})
+		}
+	}
+	for _, i := range r.Images {
+		known := slices.ContainsFunc(p.Images, func(o PublishedImage) bool { return o.Short == i.Short })
+		if known != (i.Name != "") {
+			t.Errorf("image %s: kubeadm names it, or the table does: not both, not neither", i.Short)
+		}
 	}
 }
 

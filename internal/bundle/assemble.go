@@ -8,7 +8,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -20,7 +19,7 @@ import (
 )
 
 // beginLayout starts a layout beside the finished bundles. The caller calls done when it is installed or given up.
-func beginLayout(ctx context.Context, version, sources string) (l *layout, done func(), err error) {
+func beginLayout(ctx context.Context, version, arch, sources string) (l *layout, done func(), err error) {
 	root := paths.Cache("bundles")
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return nil, nil, fmt.Errorf("assemble bundle: %w", err)
@@ -29,12 +28,12 @@ func beginLayout(ctx context.Context, version, sources string) (l *layout, done 
 	if err != nil {
 		return nil, nil, fmt.Errorf("assemble bundle: %w", err)
 	}
-	return &layout{ctx: ctx, dir: tmp, index: v1.Index{
+	return &layout{ctx: ctx, dir: tmp, arch: arch, index: v1.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: v1.MediaTypeImageIndex,
 		Annotations: map[string]string{
 			annotationVersion: version,
-			annotationArch:    runtime.GOARCH,
+			annotationArch:    arch,
 			annotationSources: sources,
 		},
 	}}, func() { os.RemoveAll(tmp) }, nil
@@ -42,7 +41,7 @@ func beginLayout(ctx context.Context, version, sources string) (l *layout, done 
 
 // assemble writes the layout of finished components and puts it into dir.
 func (w *workshop) assemble(ctx context.Context, layers map[string]*made, sources, dir string) (*Bundle, error) {
-	l, done, err := beginLayout(ctx, w.release.Kubernetes, sources)
+	l, done, err := beginLayout(ctx, w.release.Kubernetes, w.arch, sources)
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +88,7 @@ func shortName(image string) string {
 type layout struct {
 	ctx   context.Context
 	dir   string
+	arch  string
 	index v1.Index
 }
 
@@ -96,7 +96,7 @@ type layout struct {
 const searchPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 func (l *layout) addImage(image components.Image, layers map[string]*made, role string) error {
-	platform := v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	platform := v1.Platform{OS: "linux", Architecture: l.arch}
 	config := v1.Image{
 		Platform: platform,
 		Config: v1.ImageConfig{

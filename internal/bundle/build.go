@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,6 +25,7 @@ import (
 // BuildOptions says what to build.
 type BuildOptions struct {
 	Version  string        // of Kubernetes; one of Versions
+	Arch     string        // as in GOARCH; empty: this machine's
 	Progress progress.Sink // nil: not shown
 	Force    bool          // rebuild every component, even if nothing has changed
 }
@@ -33,6 +36,21 @@ type UnknownVersionError struct{ Version string }
 func (e *UnknownVersionError) Error() string {
 	return fmt.Sprintf("this version of quorate cannot make a bundle for Kubernetes %s: it can compile %s, and download every patch release of %s (`quorate bundle versions` lists them); use one of these, or a version of quorate that can make it",
 		e.Version, strings.Join(Versions(), ", "), strings.Join(components.Minors(), " and "))
+}
+
+// UnknownArchError says that there are no bundles for an architecture.
+type UnknownArchError struct{ Arch string }
+
+func (e *UnknownArchError) Error() string {
+	return fmt.Sprintf("this version of quorate cannot make a bundle for the architecture %q: it can for %s", e.Arch, strings.Join(components.Architectures, " and "))
+}
+
+// archOf is the architecture that is meant by one that may be empty.
+func archOf(arch string) (string, error) {
+	if arch = cmp.Or(arch, runtime.GOARCH); !slices.Contains(components.Architectures, arch) {
+		return "", &UnknownArchError{arch}
+	}
+	return arch, nil
 }
 
 // Versions are the Kubernetes versions that Build can build, oldest first.
@@ -52,10 +70,14 @@ func Build(ctx context.Context, o BuildOptions) (*Bundle, error) {
 	if !ok {
 		return nil, &UnknownVersionError{o.Version}
 	}
+	arch, err := archOf(o.Arch)
+	if err != nil {
+		return nil, err
+	}
 	if o.Progress == nil {
 		o.Progress = progress.Discard
 	}
-	w := &workshop{release: release, sink: o.Progress, force: o.Force, cache: paths.Cache("components"), noted: map[string]time.Time{}}
+	w := &workshop{release: release, arch: arch, sink: o.Progress, force: o.Force, cache: paths.Cache("components"), noted: map[string]time.Time{}}
 	unlock, err := w.lock(ctx)
 	if err != nil {
 		return nil, err
@@ -66,7 +88,7 @@ func Build(ctx context.Context, o BuildOptions) (*Bundle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build bundle: %w", err)
 	}
-	dir := DefaultDir(o.Version)
+	dir := DirFor(o.Version, arch)
 	if b := w.existing(ctx, dir, sources); b != nil && !o.Force {
 		return b, nil
 	}
@@ -111,6 +133,7 @@ func (w *workshop) existing(ctx context.Context, dir, sources string) *Bundle {
 // workshop makes components.
 type workshop struct {
 	release components.Release
+	arch    string // that the components are made for
 	tools   toolchain
 	sink    progress.Sink
 	force   bool
@@ -178,7 +201,7 @@ func (w *workshop) equip(ctx context.Context) error {
 		return err
 	}
 	if c {
-		if found.cVersion, err = findC(ctx); err != nil {
+		if found.cVersion, err = findC(ctx, w.arch); err != nil {
 			return err
 		}
 	}
@@ -228,6 +251,3 @@ func (d workDir) out() string { return filepath.Join(d.root, "out") }
 func (d workDir) binary(b components.Binary) string {
 	return filepath.Join(d.out(), filepath.FromSlash(b.Path))
 }
-
-// platform is part of every key: the same sources make other binaries elsewhere.
-const platform = "linux/" + runtime.GOARCH

@@ -87,9 +87,10 @@ type Bundle struct {
 var ErrNotBuilt = errors.New("no bundle here")
 
 // DefaultDir is the directory of the bundle of a Kubernetes version for this machine's architecture.
-func DefaultDir(version string) string { return dirFor(version, runtime.GOARCH) }
+func DefaultDir(version string) string { return DirFor(version, runtime.GOARCH) }
 
-func dirFor(version, arch string) string { return paths.Cache("bundles", version+"-"+arch) }
+// DirFor is the directory of the bundle of a Kubernetes version for an architecture.
+func DirFor(version, arch string) string { return paths.Cache("bundles", version+"-"+arch) }
 
 // List opens all bundles in the cache. Bundles that cannot be opened are left out and reported in the error.
 func List() ([]*Bundle, error) {

@@ -20,7 +20,7 @@ func (w *workshop) compileC(ctx context.Context, c components.Component, dir wor
 		args = append(args, "-D"+name+"="+c.C.Define[name])
 	}
 	run := command{what: "compile " + c.Name + " " + c.Version, dir: dir.src()}
-	if _, err := run.output(ctx, "gcc", append(args, c.C.Source)...); err != nil {
+	if _, err := run.output(ctx, compilerFor(w.arch), append(args, c.C.Source)...); err != nil {
 		return nil, err
 	}
 	return []entry{{name: c.C.Path, mode: 0o755, source: out}}, nil

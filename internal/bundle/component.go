@@ -121,6 +121,9 @@ func (w *workshop) makeIn(ctx context.Context, c components.Component, dir workD
 	if m.Images, err = w.wantedImages(ctx, c, dir); err != nil {
 		return err
 	}
+	if err := madeFor(w.arch, entries); err != nil {
+		return err
+	}
 	w.note(c, "pack the layer")
 	if m.layer, err = writeLayer(filepath.Join(done, layerFile), entries); err != nil {
 		return err
@@ -137,9 +140,16 @@ func (w *workshop) wantedImages(ctx context.Context, c components.Component, dir
 	if c.Kubeadm == nil {
 		return nil, nil
 	}
-	args := append(slices.Clone(c.Kubeadm[1:]), "config", "images", "list", "--kubernetes-version", w.release.Kubernetes)
+	program, args := filepath.Join(dir.out(), c.Kubeadm[0]), slices.Clone(c.Kubeadm[1:])
+	if foreign(w.arch) {
+		var err error
+		if program, err = w.kubeadmHere(ctx, c, dir); err != nil {
+			return nil, err
+		}
+		args = nil
+	}
 	ask := command{what: "ask kubeadm for its images"}
-	out, err := ask.output(ctx, filepath.Join(dir.out(), c.Kubeadm[0]), args...)
+	out, err := ask.output(ctx, program, append(args, "config", "images", "list", "--kubernetes-version", w.release.Kubernetes)...)
 	return strings.Fields(out), err
 }
 
@@ -149,7 +159,7 @@ func (w *workshop) key(c components.Component) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	inputs := []string{sum, platform}
+	inputs := []string{sum, "linux/" + w.arch} // the same sources make other binaries for another platform
 	if c.Go != nil {
 		inputs = append(inputs, w.tools.goVersion)
 	}

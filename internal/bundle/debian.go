@@ -20,7 +20,7 @@ import (
 // it needs from the packages that it depends on. apt checks the packages' signatures and hashes.
 // It returns the versions of the packages that files came from.
 func (w *workshop) takeDebian(ctx context.Context, c components.Component, dir workDir) ([]entry, map[string]string, error) {
-	packages, err := downloadPackages(ctx, c.Debian.Package, dir)
+	packages, err := downloadPackages(ctx, c.Debian.Package, w.arch, dir)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -52,21 +52,26 @@ type debianPackage struct{ name, version, file string }
 
 // downloadPackages fetches a package and all that it depends on. The machine's own package lists may
 // be missing or so old that their files are gone from the archive: then it reads fresh lists into a
-// folder of its own.
-func downloadPackages(ctx context.Context, name string, dir workDir) ([]debianPackage, error) {
-	packages, err := downloadWith(ctx, name, dir, nil)
-	if err == nil || ctx.Err() != nil {
-		return packages, err
+// folder of its own. It also does so for another architecture, which these lists need not have.
+func downloadPackages(ctx context.Context, name, arch string, dir workDir) ([]debianPackage, error) {
+	if !foreign(arch) {
+		packages, err := downloadWith(ctx, name, dir, nil)
+		if err == nil || ctx.Err() != nil {
+			return packages, err
+		}
 	}
 	lists := filepath.Join(dir.root, "apt")
 	if err := os.MkdirAll(filepath.Join(lists, "lists", "partial"), 0o755); err != nil {
 		return nil, err
 	}
 	options := []string{"-o", "Dir::State::lists=" + filepath.Join(lists, "lists"), "-o", "Dir::Cache=" + lists}
+	if foreign(arch) {
+		options = append(options, "-o", "APT::Architecture="+arch, "-o", "APT::Architectures="+arch)
+	}
 	update := command{what: "read Debian's package lists"}
 	// One unreachable source of several does not matter if the rest has the packages.
 	_, updateErr := update.output(ctx, "apt-get", slices.Concat(aptOptions, options, []string{"update"})...)
-	packages, err = downloadWith(ctx, name, dir, options)
+	packages, err := downloadWith(ctx, name, dir, options)
 	if err != nil {
 		return nil, &DownloadError{
 			What:   "Debian's package " + name,

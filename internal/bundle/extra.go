@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 
 	"quorate.dev/quorate/components"
@@ -17,7 +18,7 @@ func Extra(ctx context.Context, c components.Component, wanted, file string, sin
 	if sink == nil {
 		sink = progress.Discard
 	}
-	w := &workshop{release: components.Release{Components: []components.Component{c}}, sink: sink, cache: paths.Cache("components"), noted: map[string]time.Time{}}
+	w := &workshop{release: components.Release{Components: []components.Component{c}}, arch: runtime.GOARCH, sink: sink, cache: paths.Cache("components"), noted: map[string]time.Time{}}
 	unlock, err := w.lock(ctx)
 	if err != nil {
 		return err

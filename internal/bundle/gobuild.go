@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -17,18 +16,18 @@ import (
 
 // goEnv makes a build depend on its inputs only. What says where modules come from (GOPROXY,
 // GOSUMDB, GOPRIVATE) and where caches lie stays the caller's.
-func goEnv(cgo bool) []string {
+func goEnv(arch string, cgo bool) []string {
 	env := []string{
 		"GOFLAGS=-mod=readonly -buildvcs=false",
 		"GOWORK=off",
 		"GOTOOLCHAIN=local",
 		"GOEXPERIMENT=",
 		"GOOS=linux",
-		"GOARCH=" + runtime.GOARCH,
+		"GOARCH=" + arch,
 		"GOAMD64=v1",
 		"GOARM64=v8.0",
 		"CGO_ENABLED=0",
-		"CC=gcc", "CGO_CFLAGS=-O2 -g", "CGO_LDFLAGS=", "CGO_CPPFLAGS=",
+		"CC=" + compilerFor(arch), "CGO_CFLAGS=-O2 -g", "CGO_LDFLAGS=", "CGO_CPPFLAGS=",
 	}
 	if cgo {
 		env = append(env, "CGO_ENABLED=1")
@@ -75,7 +74,11 @@ func byTags(binaries []components.Binary) [][]components.Binary {
 func (w *workshop) goBuild(ctx context.Context, c components.Component, group []components.Binary, dir workDir) error {
 	build := c.Go
 	tags := "-tags=" + strings.Join(slices.Concat(build.Tags, group[0].Tags), ",")
-	env := goEnv(build.Cgo)
+	libraries, err := w.libraries(ctx, c, dir)
+	if err != nil {
+		return err
+	}
+	env := slices.Concat(goEnv(w.arch, build.Cgo), libraries)
 	var packages []string
 	for _, b := range group {
 		packages = append(packages, b.Package)

@@ -40,7 +40,7 @@ func Import(ctx context.Context, r io.Reader) (*Bundle, error) {
 	if err := fresh.complete(); err != nil {
 		return nil, fmt.Errorf("import bundle: the file is truncated; copy or export it again: %w", err)
 	}
-	return install(ctx, fresh, dirFor(fresh.Version(), fresh.Arch()))
+	return install(ctx, fresh, DirFor(fresh.Version(), fresh.Arch()))
 }
 
 // fileDigest reads an exported file as far as its index.

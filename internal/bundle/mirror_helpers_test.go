@@ -53,3 +53,6 @@ func filesOf(t *testing.T, b *Bundle, i Image) map[string]string {
 	}
 	return files
 }
+
+// otherArch is an architecture for which bundles can be made, and not this machine's.
+var otherArch = map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]

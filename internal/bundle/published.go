@@ -13,7 +13,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -72,6 +71,7 @@ func publishedKey(r components.Release, p components.Published) string {
 // GetOptions says what to assemble from published releases.
 type GetOptions struct {
 	Version    string
+	Arch       string // as in GOARCH; empty: this machine's
 	Mirror     Mirror
 	Signatures Signatures
 	Digest     string // what the bundle's digest must be; empty: whatever it is
@@ -95,11 +95,12 @@ func pinned(b *Bundle, want, what string) error {
 
 // Here reports whether Get would have nothing to download. It does not read the bundle.
 func Here(o GetOptions) bool {
-	release, published, ok := components.PublishedFor(o.Version)
-	if !ok {
+	arch, err := archOf(o.Arch)
+	release, published, ok := components.PublishedFor(o.Version, arch)
+	if err != nil || !ok {
 		return false
 	}
-	b, err := Open(DefaultDir(o.Version))
+	b, err := Open(DirFor(o.Version, arch))
 	if err != nil || b.index.Annotations[annotationSources] != publishedKey(release, published) {
 		return false
 	}
@@ -109,14 +110,18 @@ func Here(o GetOptions) bool {
 
 // Get assembles the bundle of a version from what the projects publish, or returns the existing one.
 func Get(ctx context.Context, o GetOptions) (*Bundle, error) {
-	release, published, ok := components.PublishedFor(o.Version)
+	arch, err := archOf(o.Arch)
+	if err != nil {
+		return nil, err
+	}
+	release, published, ok := components.PublishedFor(o.Version, arch)
 	if !ok {
 		return nil, &UnknownVersionError{o.Version}
 	}
 	if o.Progress == nil {
 		o.Progress = progress.Discard
 	}
-	w := &workshop{release: release, sink: o.Progress, cache: paths.Cache("components"), noted: map[string]time.Time{}}
+	w := &workshop{release: release, arch: arch, sink: o.Progress, cache: paths.Cache("components"), noted: map[string]time.Time{}}
 	return w.get(ctx, published, o)
 }
 
@@ -130,7 +135,7 @@ func (w *workshop) get(ctx context.Context, published components.Published, o Ge
 		return nil, err
 	}
 	defer unlock()
-	dir, key := DefaultDir(w.release.Kubernetes), publishedKey(w.release, published)
+	dir, key := DirFor(w.release.Kubernetes, w.arch), publishedKey(w.release, published)
 	if b := w.existing(ctx, dir, key); b != nil {
 		// Whoever noted the digest has said which one it must be; that is more than a signature says.
 		if o.Digest != "" || signers.seen(b) {
@@ -224,7 +229,7 @@ func (g *gathering) bundle(ctx context.Context, key, dir, digest string) (*Bundl
 	if err != nil {
 		return nil, err
 	}
-	l, done, err := beginLayout(ctx, g.release.Kubernetes, key)
+	l, done, err := beginLayout(ctx, g.release.Kubernetes, g.arch, key)
 	if err != nil {
 		return nil, err
 	}
@@ -280,9 +285,18 @@ func (g *gathering) programs(ctx context.Context) (layers map[string]*made, orde
 			order = append(order, f.Component)
 			layers[f.Component] = &made{Version: f.Version, file: filepath.Join(g.depot.dir, "layer-"+f.Component)}
 		}
+		if err := madeFor(g.arch, entries[i]); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w; do not use it", f.Name(), err)
+		}
 		byComponent[f.Component] = append(byComponent[f.Component], entries[i]...)
 		if f.Kubeadm != "" {
-			if err := g.askKubeadm(ctx, filepath.Join(root, filepath.FromSlash(f.Kubeadm))); err != nil {
+			kubeadm := filepath.Join(root, filepath.FromSlash(f.Kubeadm))
+			if foreign(g.arch) {
+				if kubeadm, err = g.kubeadmOf(ctx, f, root); err != nil {
+					return nil, nil, err
+				}
+			}
+			if err := g.askKubeadm(ctx, kubeadm); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -465,7 +479,7 @@ func (g *gathering) fetchImage(ctx context.Context, as, published string) (publi
 	if err != nil {
 		return image, err
 	}
-	if image.manifest, err = g.images.Image(ctx, ref, runtime.GOARCH); err != nil {
+	if image.manifest, err = g.images.Image(ctx, ref, g.arch); err != nil {
 		return image, err
 	}
 	if err := g.signedImage(ctx, published, ref, image.manifest); err != nil {
@@ -478,7 +492,7 @@ func (g *gathering) fetchImage(ctx context.Context, as, published string) (publi
 	if err := fetchBlobs(ctx, g.workshop, g.images, ref.Context(), image.parts, "bundle/"+shortName(as), g.depot); err != nil {
 		return image, err
 	}
-	return image, checkPlatform(g.depot.path(image.parts.Config.Digest), at)
+	return image, checkPlatform(g.depot.path(image.parts.Config.Digest), at, g.arch)
 }
 
 // fetchBlobs downloads what a manifest names, as far as it is not there.
@@ -497,8 +511,8 @@ func fetchBlobs(ctx context.Context, w *workshop, c *registry.Client, repo name.
 	return nil
 }
 
-// checkPlatform makes sure that an image without an index is for this kind of machine.
-func checkPlatform(config, image string) error {
+// checkPlatform makes sure that an image without an index is for an architecture.
+func checkPlatform(config, image, arch string) error {
 	raw, err := os.ReadFile(config)
 	if err != nil {
 		return err
@@ -507,8 +521,8 @@ func checkPlatform(config, image string) error {
 	if err := json.Unmarshal(raw, &p); err != nil {
 		return fmt.Errorf("read the configuration of image %s: %w", image, err)
 	}
-	if p.OS != "linux" || p.Architecture != runtime.GOARCH {
-		return fmt.Errorf("image %s is for %s/%s, not for linux/%s; use a mirror that has the latter", image, p.OS, p.Architecture, runtime.GOARCH)
+	if p.OS != "linux" || p.Architecture != arch {
+		return fmt.Errorf("image %s is for %s/%s, not for linux/%s; use a mirror that has the latter", image, p.OS, p.Architecture, arch)
 	}
 	return nil
 }
@@ -524,7 +538,7 @@ func (l *layout) addPublished(image publishedImage, from depot) error {
 	if err := l.write(blobPath(l.dir, d.Digest.String()), image.manifest.Raw); err != nil {
 		return err
 	}
-	d.Platform = &v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	d.Platform = &v1.Platform{OS: "linux", Architecture: l.arch}
 	d.Annotations = map[string]string{annotationImageName: image.name, v1.AnnotationRefName: image.name,
 		annotationName: "image " + image.short, annotationRelease: image.release}
 	l.index.Manifests = append(l.index.Manifests, d)

@@ -257,7 +257,7 @@ func TestWhoSignsWhatIsPublished(t *testing.T) {
 		}
 	}
 	release, _ := components.Lookup("v1.37.2")
-	published, _ := release.Published()
+	published, _ := release.Published(archOfHere)
 	n := 0
 	for _, f := range published.Files {
 		if _, asked := s.of(f.URL); asked {

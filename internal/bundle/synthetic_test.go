@@ -3,6 +3,7 @@ package bundle
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -22,6 +23,12 @@ func TestMain(m *testing.M) {
 // images and the host share the layer "tools".
 func synthetic(t *testing.T) *Bundle {
 	t.Helper()
+	return syntheticFor(t, runtime.GOARCH)
+}
+
+// syntheticFor is synthetic for an architecture.
+func syntheticFor(t *testing.T, arch string) *Bundle {
+	t.Helper()
 	if os.Getenv("QUORATE_CACHE") == "" {
 		t.Setenv("QUORATE_CACHE", t.TempDir())
 	}
@@ -33,13 +40,14 @@ func synthetic(t *testing.T) *Bundle {
 		},
 		Host: components.Image{Short: "host", Name: "example.test/host:v1.0.0", Components: []string{"tools", "runtime"}},
 	})
+	w.arch = arch
 	layers := map[string]*made{}
 	for _, name := range []string{"tools", "rules", "runtime"} {
 		layers[name] = syntheticLayer(t, name)
 	}
 	layers["tools"].Images = []string{"example.test/server:v1.0.0"}
 	layers["tools"].Contents = map[string]string{"helper": "v9"}
-	b, err := w.assemble(t.Context(), layers, "sources-1", DefaultDir("v1.0.0"))
+	b, err := w.assemble(t.Context(), layers, "sources-1", DirFor("v1.0.0", arch))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +71,7 @@ func syntheticLayer(t *testing.T, name string) *made {
 }
 
 func testWorkshop(r components.Release) *workshop {
-	return &workshop{release: r, sink: progress.Discard, noted: map[string]time.Time{}}
+	return &workshop{release: r, arch: runtime.GOARCH, sink: progress.Discard, noted: map[string]time.Time{}}
 }
 
 func image(t *testing.T, b *Bundle, short string) Image {

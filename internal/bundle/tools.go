@@ -16,9 +16,6 @@ import (
 	"time"
 )
 
-// Requirements are the Debian packages that building a bundle needs in addition to Go, apt, and dpkg.
-func Requirements() []string { return []string{"gcc", "libc6-dev", "libseccomp-dev", "pkg-config"} }
-
 // MissingToolsError says which packages are missing that a build needs.
 type MissingToolsError struct {
 	Packages []string
@@ -75,7 +72,7 @@ func (e *CommandError) Unwrap() error { return e.Err }
 type toolchain struct {
 	goTool    string
 	goVersion string
-	cVersion  string // gcc, libc and libseccomp; empty where C is not needed
+	cVersion  string // gcc and libseccomp; empty where C is not needed
 }
 
 func findGo(ctx context.Context, need string) (toolchain, error) {
@@ -86,7 +83,7 @@ func findGo(ctx context.Context, need string) (toolchain, error) {
 			return toolchain{}, &GoError{Need: need}
 		}
 	}
-	out, err := command{what: "ask Go for its version", env: goEnv(false)}.output(ctx, path, "env", "GOVERSION")
+	out, err := command{what: "ask Go for its version", env: goEnv(runtime.GOARCH, false)}.output(ctx, path, "env", "GOVERSION")
 	if err != nil {
 		return toolchain{}, err
 	}
@@ -98,31 +95,38 @@ func findGo(ctx context.Context, need string) (toolchain, error) {
 	return toolchain{goTool: path, goVersion: found}, nil
 }
 
-// findC checks for all that compiling C statically needs, so that a build fails at its start and not
+// findC checks for all that compiling C statically for an architecture needs, so that a build fails at its start and not
 // after ten minutes.
-func findC(ctx context.Context) (string, error) {
+func findC(ctx context.Context, arch string) (string, error) {
+	gcc, libc, tool := Requirements(arch)[0], Requirements(arch)[1], compilerFor(arch)
+	archives := map[string]string{libc: "libc.a"}
+	if !foreign(arch) {
+		archives["libseccomp-dev"] = "libseccomp.a"
+	}
 	missing := &MissingToolsError{}
 	need := func(pkg, why string) {
 		missing.Packages, missing.Why = append(missing.Packages, pkg), append(missing.Why, why)
 	}
 	var versions []string
 	probe := command{what: "probe the C compiler"}
-	if out, err := probe.output(ctx, "gcc", "-dumpfullversion"); err != nil {
-		need("gcc", "gcc cannot be run")
-		need("libc6-dev", "the headers of the C library are required")
-		need("libseccomp-dev", "libseccomp is required")
+	if out, err := probe.output(ctx, tool, "-dumpfullversion"); err != nil {
+		need(gcc, tool+" cannot be run")
+		need(libc, "the headers of the C library are required")
+		if !foreign(arch) {
+			need("libseccomp-dev", "libseccomp is required")
+		}
 	} else {
-		versions = append(versions, "gcc "+strings.TrimSpace(out))
-		for pkg, archive := range map[string]string{"libc6-dev": "libc.a", "libseccomp-dev": "libseccomp.a"} {
+		versions = append(versions, tool+" "+strings.TrimSpace(out))
+		for pkg, archive := range archives {
 			// gcc prints the bare name back when it does not find the file.
-			if out, err := probe.output(ctx, "gcc", "-print-file-name="+archive); err != nil || !filepath.IsAbs(strings.TrimSpace(out)) {
+			if out, err := probe.output(ctx, tool, "-print-file-name="+archive); err != nil || !filepath.IsAbs(strings.TrimSpace(out)) {
 				need(pkg, archive+" is missing")
 			}
 		}
 	}
 	if out, err := probe.output(ctx, "pkg-config", "--version"); err != nil {
 		need("pkg-config", "pkg-config cannot be run")
-	} else if versions = append(versions, "pkg-config "+strings.TrimSpace(out)); len(missing.Packages) == 0 {
+	} else if versions = append(versions, "pkg-config "+strings.TrimSpace(out)); len(missing.Packages) == 0 && !foreign(arch) {
 		out, err := probe.output(ctx, "pkg-config", "--modversion", "libseccomp")
 		if err != nil {
 			need("libseccomp-dev", "pkg-config does not find libseccomp")

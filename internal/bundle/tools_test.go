@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,16 +31,22 @@ func eventually(t *testing.T, what string, condition func() bool) {
 
 func TestMissingToolsAreNamed(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	_, err := findC(t.Context())
-	var missing *MissingToolsError
-	if !errors.As(err, &missing) {
-		t.Fatalf("got %v", err)
+	want := map[string]string{
+		runtime.GOARCH: "gcc libc6-dev libseccomp-dev pkg-config",
+		otherArch:      map[string]string{"amd64": "gcc-x86-64-linux-gnu libc6-dev-amd64-cross pkg-config", "arm64": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross pkg-config"}[otherArch],
 	}
-	if !slices.Equal(missing.Packages, Requirements()) {
-		t.Errorf("names %v, but all of %v are missing", missing.Packages, Requirements())
-	}
-	if want := "apt-get install -y --no-install-recommends gcc libc6-dev libseccomp-dev pkg-config"; !strings.Contains(err.Error(), want) {
-		t.Errorf("%q does not say %q", err, want)
+	for arch, packages := range want {
+		_, err := findC(t.Context(), arch)
+		var missing *MissingToolsError
+		if !errors.As(err, &missing) {
+			t.Fatalf("%s: got %v", arch, err)
+		}
+		if !slices.Equal(missing.Packages, Requirements(arch)) {
+			t.Errorf("%s: names %v, but all of %v are missing", arch, missing.Packages, Requirements(arch))
+		}
+		if want := "apt-get install -y --no-install-recommends " + packages; !strings.Contains(err.Error(), want) {
+			t.Errorf("%q does not say %q", err, want)
+		}
 	}
 }
 

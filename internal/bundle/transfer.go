@@ -84,7 +84,7 @@ func Pull(ctx context.Context, reference string, a fetch.Access, sink progress.S
 	if err != nil {
 		return nil, fmt.Errorf("pull %s: %w", reference, err)
 	}
-	dir := dirFor(version, arch)
+	dir := DirFor(version, arch)
 	if old, err := Open(dir); err == nil && old.Digest() == index.Digest.String() {
 		if damages, err := old.Verify(ctx); err == nil && len(damages) == 0 {
 			return old, nil
@@ -92,13 +92,13 @@ func Pull(ctx context.Context, reference string, a fetch.Access, sink progress.S
 	}
 	var b *Bundle
 	err = progress.Track(ctx, sink, "", "pull", "pull "+ref.String(), func(ctx context.Context) error {
-		b, err = w.pull(ctx, c, ref.Context(), index, version, dir)
+		b, err = w.pull(ctx, c, ref.Context(), index, version, arch, dir)
 		return err
 	})
 	return b, err
 }
 
-func (w *workshop) pull(ctx context.Context, c *registry.Client, repo name.Repository, index registry.Manifest, version, dir string) (*Bundle, error) {
+func (w *workshop) pull(ctx context.Context, c *registry.Client, repo name.Repository, index registry.Manifest, version, arch, dir string) (*Bundle, error) {
 	var parsed v1.Index
 	if err := json.Unmarshal(index.Raw, &parsed); err != nil {
 		return nil, fmt.Errorf("parse the index in %s: %w", repo, err)
@@ -127,7 +127,7 @@ func (w *workshop) pull(ctx context.Context, c *registry.Client, repo name.Repos
 	if err := w.pullBlobs(ctx, c, repo, images, from); err != nil {
 		return nil, err
 	}
-	l, done, err := beginLayout(ctx, version, "")
+	l, done, err := beginLayout(ctx, version, arch, "")
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,8 @@ type Available struct {
 	Published bool `json:"published"`
 	// Here is the digest of its bundle in the cache; empty if there is none.
 	Here string `json:"here,omitempty"`
+	// Others are the digests of its bundles in the cache for other architectures than this machine's, by architecture.
+	Others map[string]string `json:"others,omitempty"`
 }
 
 const (
@@ -54,8 +57,15 @@ func ListAvailable(ctx context.Context, m Mirror, patience time.Duration) (all [
 		problems = append(problems, err.Error())
 	}
 	for _, b := range here {
-		if b.Dir() == DefaultDir(b.Version()) { // and not for other processors
+		switch {
+		case b.Dir() == DefaultDir(b.Version()):
 			at(b.Version()).Here = b.Digest()
+		case b.Dir() == DirFor(b.Version(), b.Arch()): // for other processors
+			v := at(b.Version())
+			if v.Others == nil {
+				v.Others = map[string]string{}
+			}
+			v.Others[b.Arch()] = b.Digest()
 		}
 	}
 	files, err := m.Access.Client(m.Releases)
@@ -118,7 +128,7 @@ func publishedOf(ctx context.Context, files *fetch.Client, m Mirror, minor strin
 	work.SetLimit(mostAsked)
 	for patch := range has {
 		work.Go(func() error {
-			_, p, ok := components.PublishedFor(fmt.Sprintf("%s.%d", minor, patch))
+			_, p, ok := components.PublishedFor(fmt.Sprintf("%s.%d", minor, patch), runtime.GOARCH)
 			if !ok {
 				return nil
 			}

@@ -14,7 +14,7 @@ import (
 func (m *mirror) publishes(t *testing.T, versions ...string) {
 	t.Helper()
 	for _, v := range versions {
-		_, p, ok := components.PublishedFor(v)
+		_, p, ok := components.PublishedFor(v, archOfHere)
 		if !ok {
 			t.Fatalf("nothing is known to be published of %s", v)
 		}

@@ -3,6 +3,7 @@ package byhand
 
 import (
 	"fmt"
+	"runtime"
 
 	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/bundle"
@@ -26,7 +27,7 @@ func Guide(c *spec.Cluster) (*byhand.Transcript, error) {
 	published := false
 	switch c.Spec.Components.Source {
 	case spec.SourceOfficial, spec.SourceMirror:
-		p, ok := release.Published()
+		p, ok := release.Published(runtime.GOARCH)
 		if !ok {
 			return nil, fmt.Errorf("no published images are known for Kubernetes %s", release.Kubernetes)
 		}

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/progress"
@@ -20,28 +23,47 @@ import (
 )
 
 func (a *app) bundle() *cobra.Command {
-	version := spec.DefaultVersion
+	version, arch := spec.DefaultVersion, architecture(runtime.GOARCH)
 	cmd := &cobra.Command{Use: "bundle", Short: "Manage bundles: all components and images of one Kubernetes version"}
 	cmd.PersistentFlags().StringVar(&version, "kubernetes-version", version, "the Kubernetes version")
-	open := func() (*bundle.Bundle, error) { return bundle.Open(bundle.DefaultDir(version)) }
-	cmd.AddCommand(a.bundleBuild(&version), a.bundleList(), a.bundleVerify(open), a.bundleExport(open), a.bundleImport(),
-		a.bundlePull(&version), a.bundlePush(open), a.bundleSources(&version), a.bundleVersions())
+	cmd.PersistentFlags().Var(&arch, "arch", "the architecture of the hosts: "+strings.Join(components.Architectures, " or ")+" (with build, pull, verify, export, push, and sources)")
+	open := func() (*bundle.Bundle, error) { return bundle.Open(bundle.DirFor(version, string(arch))) }
+	cmd.AddCommand(a.bundleBuild(&version, &arch), a.bundleList(), a.bundleVerify(open), a.bundleExport(open), a.bundleImport(),
+		a.bundlePull(&version, &arch), a.bundlePush(open), a.bundleSources(&version, &arch), a.bundleVersions())
 	return cmd
 }
 
-func (a *app) bundleBuild(version *string) *cobra.Command {
+// architecture is the value of a flag.
+type architecture string
+
+func (a *architecture) String() string { return string(*a) }
+func (a *architecture) Type() string   { return "ARCH" }
+
+// Set accepts only those of which bundles can be made.
+func (a *architecture) Set(s string) error {
+	if !slices.Contains(components.Architectures, s) {
+		return fmt.Errorf("it must be %s", strings.Join(components.Architectures, " or "))
+	}
+	*a = architecture(s)
+	return nil
+}
+
+func (a *app) bundleBuild(version *string, arch *architecture) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Compile the bundle from pinned Go modules",
-		Long:  "Compiles every component from the Go module proxy and assembles the images. Components that are already built and intact are reused.",
+		Long: `Compiles every component from the Go module proxy and assembles the images. Components that are already built and intact are reused.
+
+With --arch, it compiles a bundle for hosts of another architecture than this machine's. Its programs are not run here. The C
+compiler for that architecture is installed on this machine, and apt must reach a mirror with that architecture.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			sink, done := a.progress()
 			b, err := func() (*bundle.Bundle, error) {
-				if err := require.Packages(cmd.Context(), bundle.Requirements(), sink); err != nil {
+				if err := require.Packages(cmd.Context(), bundle.Requirements(string(*arch)), sink); err != nil {
 					return nil, err
 				}
-				return bundle.Build(cmd.Context(), bundle.BuildOptions{Version: *version, Progress: sink, Force: force})
+				return bundle.Build(cmd.Context(), bundle.BuildOptions{Version: *version, Arch: string(*arch), Progress: sink, Force: force})
 			}()
 			done()
 			if err != nil {
@@ -134,7 +156,7 @@ exit status is 1. quorate apply imports damaged or missing images again.`,
 				return &bundle.DamageError{Damages: damages}
 			}
 			return a.print(describe(b), func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s is intact: %d blobs, %s.\n", b.Version(), len(b.Blobs()), ui.Bytes(b.Size()))
+				_, err := fmt.Fprintf(w, "%s %s is intact: %d blobs, %s.\n", b.Version(), b.Arch(), len(b.Blobs()), ui.Bytes(b.Size()))
 				return err
 			})
 		},

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"runtime"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -43,7 +46,7 @@ func checkAccess(c spec.Components) error {
 	return nil
 }
 
-func (a *app) bundlePull(version *string) *cobra.Command {
+func (a *app) bundlePull(version *string, arch *architecture) *cobra.Command {
 	var c spec.Components
 	cmd := &cobra.Command{
 		Use:   "pull [REFERENCE]",
@@ -55,7 +58,7 @@ uploaded. Without one, it assembles the bundle from the projects' published rele
 them (--releases and --registry). With -f, the spec's components section determines the source.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			b, err := a.pulled(cmd.Context(), *version, c, args)
+			b, err := a.pulled(cmd.Context(), *version, string(*arch), c, args)
 			if err != nil {
 				return explain(cmd.Context(), err)
 			}
@@ -73,7 +76,7 @@ them (--releases and --registry). With -f, the spec's components section determi
 	return cmd
 }
 
-func (a *app) pulled(ctx context.Context, version string, c spec.Components, args []string) (*bundle.Bundle, error) {
+func (a *app) pulled(ctx context.Context, version, arch string, c spec.Components, args []string) (*bundle.Bundle, error) {
 	if err := checkAccess(c); err != nil {
 		return nil, err
 	}
@@ -88,7 +91,7 @@ func (a *app) pulled(ctx context.Context, version string, c spec.Components, arg
 		if err != nil {
 			return nil, err
 		}
-		return sources.Bundle(ctx, cluster, sink)
+		return sources.BundleFor(ctx, cluster, arch, sink)
 	case len(args) == 1 && (c.Releases != "" || c.Registry != "" || c.Signatures != spec.Signatures{}):
 		return nil, usageError{errors.New("--releases, --registry, and --signatures cannot be combined with a reference: leave out the reference, or leave out the flags")}
 	case len(args) == 1:
@@ -104,7 +107,7 @@ func (a *app) pulled(ctx context.Context, version string, c spec.Components, arg
 	case c.Releases != "" && !strings.HasPrefix(c.Releases, "https://"):
 		return nil, usageError{errors.New("--releases must be an https address: over plain http, an attacker could change the files together with their checksums")}
 	}
-	o := sources.GetOptions(version, c)
+	o := sources.GetOptions(version, arch, c)
 	o.Progress = sink
 	return bundle.Get(ctx, o)
 }
@@ -148,16 +151,21 @@ type sourceInfo struct {
 	At   string `json:"at"` // below the mirror's base address, or its registry
 }
 
-func (a *app) bundleSources(version *string) *cobra.Command {
+func (a *app) bundleSources(version *string, arch *architecture) *cobra.Command {
 	return &cobra.Command{
 		Use: "sources", Short: "List everything that the source official downloads, and its location on a mirror",
 		RunE: func(*cobra.Command, []string) error {
-			_, p, ok := components.PublishedFor(*version)
+			_, p, ok := components.PublishedFor(*version, string(*arch))
 			if !ok {
 				return usageError{&bundle.UnknownVersionError{Version: *version}}
 			}
 			m := bundle.Mirror{Releases: "RELEASES", Registry: "REGISTRY"}
 			infos := []sourceInfo{}
+			for _, f := range p.Files {
+				if f.Kubeadm != "" && string(*arch) != runtime.GOARCH { // the one for this machine is asked which images there are
+					p.Files = append(p.Files, f.For(runtime.GOARCH))
+				}
+			}
 			for _, f := range p.Files {
 				infos = append(infos, sourceInfo{"file", f.URL, m.File(f.URL)}, sourceInfo{"checksum", f.Checksum, m.File(f.Checksum)})
 				if _, signed := components.SignerOf(f.URL); signed {
@@ -221,7 +229,7 @@ release. If the source does not answer within a few seconds, the reason is print
 				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 				fmt.Fprintln(t, "VERSION\tCOMPILED HERE (modules)\tPUBLISHED (official, mirror)\tIN THE CACHE")
 				for _, v := range all {
-					fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", v.Version, yes[v.Modules], yes[v.Published], cmp.Or(v.Here, "-"))
+					fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", v.Version, yes[v.Modules], yes[v.Published], cmp.Or(here(v), "-"))
 				}
 				return t.Flush()
 			})
@@ -232,20 +240,45 @@ release. If the source does not answer within a few seconds, the reason is print
 	return cmd
 }
 
+// here names the bundles of a version that are in the cache; those for other architectures than this machine's say so.
+func here(v bundle.Available) string {
+	var out []string
+	if v.Here != "" {
+		out = append(out, v.Here)
+	}
+	for _, arch := range slices.Sorted(maps.Keys(v.Others)) {
+		out = append(out, arch+": "+v.Others[arch])
+	}
+	return strings.Join(out, ", ")
+}
+
 // verifyHosts checks the images on every node of the spec.
 func (a *app) verifyHosts(ctx context.Context) error {
 	c, err := a.cluster(ctx)
 	if err != nil {
 		return err
 	}
-	b, err := bundle.Open(bundle.DefaultDir(c.Spec.Kubernetes.Version))
-	if err != nil {
-		return err
+	var bundles bundle.Set
+	for _, arch := range components.Architectures {
+		b, err := bundle.Open(bundle.DirFor(c.Spec.Kubernetes.Version, arch))
+		switch {
+		case err == nil:
+			bundles = append(bundles, b)
+		case !errors.Is(err, bundle.ErrNotBuilt):
+			return err
+		}
+	}
+	b := bundles.For(runtime.GOARCH)
+	if b == nil {
+		if b = bundles.Main(); b == nil {
+			_, err := bundle.Open(bundle.DefaultDir(c.Spec.Kubernetes.Version))
+			return err
+		}
 	}
 	sink, done := a.progress()
 	e := run.Open(ctx, c, sink)
 	defer e.Close()
-	hosts := e.VerifyImages(ctx, b)
+	hosts := e.VerifyImages(ctx, bundles)
 	done()
 	bad := 0
 	for _, h := range hosts {

@@ -14,6 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"quorate.dev/quorate/components"
+	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/dashboard"
 	"quorate.dev/quorate/internal/drill"
@@ -317,7 +319,16 @@ func (w *watching) fetch(ctx context.Context, c *spec.Cluster) {
 	var described plan.Bundle
 	b, err := sources.Prepared(ctx, c, progress.Discard)
 	if err == nil {
-		described, _, err = run.Describe(c, b)
+		bundles := bundle.Set{b}
+		for _, arch := range components.Architectures { // those that were prepared for hosts of another architecture
+			if _, here := bundle.Open(bundle.DirFor(b.Version(), arch)); arch == b.Arch() || here != nil {
+				continue
+			}
+			if other, failed := sources.PreparedFor(ctx, c, arch, progress.Discard); failed == nil {
+				bundles = append(bundles, other)
+			}
+		}
+		described, _, err = run.Describe(c, bundles)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

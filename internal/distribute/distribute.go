@@ -66,15 +66,12 @@ type Swarm struct {
 // source is a host that has blobs.
 type source struct {
 	peer  Peer
-	all   bool // a donor has everything
 	has   map[digest.Digest]bool
 	busy  int
 	offer *Offer
 	// opening is held while the host is asked to listen, which happens when the first one needs it.
 	opening sync.Mutex
 }
-
-func (s *source) holds(d digest.Digest) bool { return s.all || s.has[d] }
 
 // Stats tells how much went which way so far.
 func (s *Swarm) Stats() Stats {
@@ -83,11 +80,14 @@ func (s *Swarm) Stats() Stats {
 	return s.stats
 }
 
-// Donate adds a host that has all blobs and needs none.
-func (s *Swarm) Donate(p Peer) {
+// Donate adds a host that has blobs and needs none. Hosts of different architectures have different ones.
+func (s *Swarm) Donate(p Peer, blobs []Blob) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.source(p).all = true
+	c := s.source(p)
+	for _, b := range blobs {
+		c.has[b.Digest] = true
+	}
 }
 
 func (s *Swarm) source(p Peer) *source {
@@ -114,7 +114,7 @@ func (s *Swarm) Bring(ctx context.Context, p Peer, blobs []Blob, note func(strin
 		return err
 	}
 	s.mu.Lock()
-	s.source(p).all = false // a host that has to be asked may have lost something
+	clear(s.source(p).has) // a host that has to be asked may have lost something
 	s.mu.Unlock()
 	t := &taker{peer: p, note: note, broken: map[string]bool{}}
 	for _, b := range blobs {
@@ -247,7 +247,7 @@ func (s *Swarm) usable(t *taker, d digest.Digest) []*source {
 	}
 	var out []*source
 	for _, c := range s.sources {
-		if c.holds(d) && c.peer.Name() != t.peer.Name() && !t.broken[c.peer.Name()] {
+		if c.has[d] && c.peer.Name() != t.peer.Name() && !t.broken[c.peer.Name()] {
 			out = append(out, c)
 		}
 	}

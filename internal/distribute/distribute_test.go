@@ -225,7 +225,7 @@ func TestDonorsGiveWhatTheyHave(t *testing.T) {
 		w, s, blobs := newWorld(t), &Swarm{}, blobsOf(6)
 		for _, d := range []string{"whole", "liar"} {
 			donor := &fakeHost{w, d}
-			s.Donate(donor)
+			s.Donate(donor, blobs)
 			if d == "whole" {
 				for _, b := range blobs {
 					donor.store(b.Digest)
@@ -248,7 +248,7 @@ func TestDonorThatLostSomethingIsMended(t *testing.T) {
 		w, s, blobs := newWorld(t), &Swarm{}, blobsOf(3)
 		donor := &fakeHost{w, name(0)}
 		donor.store(blobs[0].Digest)
-		s.Donate(donor)
+		s.Donate(donor, blobs)
 		for i, err := range w.bring(s, 2, blobs) {
 			if err != nil || len(w.holds[name(i)]) != len(blobs) {
 				t.Errorf("%s holds %d blobs, %v", name(i), len(w.holds[name(i)]), err)
@@ -291,6 +291,62 @@ func TestCancelEndsTheWait(t *testing.T) {
 		}
 		if err := <-done; err != nil {
 			t.Errorf("the other got %v", err)
+		}
+	})
+}
+
+// TestHostsOfTwoArchitectures: each blob is sent once to hosts that need it, donors are only asked for what they have, and no host gets what is
+// for the other architecture.
+func TestHostsOfTwoArchitectures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const hosts = 4 // of each architecture
+		all := blobsOf(13)
+		shared := all[12:]
+		needs := map[string][]Blob{"amd64": append(all[:6:6], shared...), "arm64": append(all[6:12:12], shared...)}
+		w, s := newWorld(t), &Swarm{}
+		for _, arch := range []string{"amd64", "amd64 too", "amd64 as well"} { // more than a host tries before it gives up on donors
+			donor := &fakeHost{w, arch}
+			for _, b := range needs["amd64"] {
+				donor.store(b.Digest)
+			}
+			s.Donate(donor, needs["amd64"])
+		}
+		var wg sync.WaitGroup
+		for arch, blobs := range needs {
+			for i := range hosts {
+				wg.Go(func() {
+					if err := s.Bring(t.Context(), &fakeHost{w, arch + name(i)}, blobs, func(string) {}); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		for arch, blobs := range needs {
+			for i := range hosts {
+				have := w.holds[arch+name(i)]
+				if len(have) != len(blobs) {
+					t.Errorf("%s%s has %d blobs instead of %d", arch, name(i), len(have), len(blobs))
+				}
+				for _, b := range blobs {
+					if !have[b.Digest] {
+						t.Errorf("%s%s lacks a blob", arch, name(i))
+					}
+				}
+			}
+		}
+		for _, b := range all[:6] {
+			if w.uploads[b.Digest] > 0 {
+				t.Error("the caller sent what donors have")
+			}
+		}
+		for _, b := range all[6:12] {
+			if w.uploads[b.Digest] != 1 {
+				t.Errorf("the caller sent a blob for arm64 %d times", w.uploads[b.Digest])
+			}
+		}
+		if w.uploads[shared[0].Digest] > 0 {
+			t.Error("the caller sent what hosts of the other architecture have")
 		}
 	})
 }

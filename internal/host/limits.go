@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"runtime/debug"
 	"strings"
 
 	"quorate.dev/quorate/internal/buildid"
@@ -33,16 +34,43 @@ const asked = "quorate of build "
 // caller's key names another command.
 func AskFor(build string) string { return asked + build }
 
+// sourcesAsked begins what such a command says of the sources of the caller.
+const sourcesAsked = ", of sources "
+
+// ask is AskFor for this program. It also names the sources, because builds for several architectures have the same ones and different IDs.
+func ask() string { return AskFor(buildid.Own()) + namedSources() }
+
+// namedSources names the revision that this program was built from; empty if its files were changed since, or if that is unknown.
+func namedSources() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	said := map[string]string{}
+	for _, s := range info.Settings {
+		said[s.Key] = s.Value
+	}
+	if said["vcs.revision"] == "" || said["vcs.modified"] != "false" {
+		return ""
+	}
+	return sourcesAsked + said["vcs.revision"]
+}
+
 // ErrOtherBuild is the error of a host whose copy of quorate is of another build than the caller. Its text must not change: the host prints it, and a caller of
 // another version recognizes it by that.
 var ErrOtherBuild = errors.New("the copy of quorate on this host is of another build than the one that asks; `quorate apply` brings all hosts to the same one")
 
-// SameBuild returns ErrOtherBuild unless the command with which a caller came, as sshd has it, is that of a caller of the same build.
+// SameBuild returns ErrOtherBuild unless the command with which a caller came, as sshd has it, is that of a caller of the same build, or of
+// one that was built from the same sources for another architecture.
 func SameBuild(command string) error {
-	if own := buildid.Own(); own == "" || !strings.Contains(command, AskFor(own)) {
+	if !sameBuild(command, buildid.Own(), namedSources()) {
 		return ErrOtherBuild
 	}
 	return nil
+}
+
+func sameBuild(command, own, sources string) bool {
+	return own != "" && strings.Contains(command, AskFor(own)) || sources != "" && strings.Contains(command, sources)
 }
 
 // saysOtherBuild says that the host side did not start because of ErrOtherBuild.

@@ -7,8 +7,6 @@ import (
 	"io"
 
 	"golang.org/x/crypto/ssh"
-
-	"quorate.dev/quorate/internal/buildid"
 )
 
 // Target says how to reach a host.
@@ -76,7 +74,7 @@ func (d *dialer) session(ctx context.Context, t Target) (*session, error) {
 
 func (d *dialer) startHostSide(ctx context.Context, t Target, client *ssh.Client) (*session, error) {
 	if d.access.Installed {
-		s, err := d.serveOver(ctx, client, t, AskFor(buildid.Own()))
+		s, err := d.serveOver(ctx, client, t, ask())
 		switch {
 		case errors.Is(err, errNoBinary):
 			err = errors.New("the host has no copy of quorate: run `quorate apply`")
@@ -90,6 +88,12 @@ func (d *dialer) startHostSide(ctx context.Context, t Target, client *ssh.Client
 		return nil, err
 	}
 	s, err := d.serveOver(ctx, client, t, serveScript(me))
+	if other, ok := errors.AsType[*machineError](err); ok {
+		if me, err = executableFor(other.machine); err != nil {
+			return nil, err
+		}
+		s, err = d.serveOver(ctx, client, t, serveScript(me))
+	}
 	if errors.Is(err, errNoBinary) {
 		if err = d.upload(ctx, client, t, me); err != nil {
 			return nil, err

@@ -24,10 +24,10 @@ const (
 	verifiedDir = "/run/quorate/verified"
 )
 
-// self is this program's own binary with its SHA-256 in hex and its size, determined once.
+// self is a binary of this program with its SHA-256 in hex, its size, and the architecture that it is for, determined once.
 type self struct {
-	path, digest string
-	size         int64
+	path, digest, arch string
+	size               int64
 }
 
 var executable = sync.OnceValues(func() (self, error) {
@@ -35,10 +35,10 @@ var executable = sync.OnceValues(func() (self, error) {
 	if err != nil {
 		return self{}, fmt.Errorf("finding this program's own binary: %w", err)
 	}
-	return selfOf(path)
+	return selfOf(path, runtime.GOARCH)
 })
 
-func selfOf(path string) (self, error) {
+func selfOf(path, arch string) (self, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return self{}, err
@@ -46,12 +46,12 @@ func selfOf(path string) (self, error) {
 	defer f.Close()
 	h := sha256.New()
 	size, err := io.Copy(h, f)
-	return self{path: path, digest: hex.EncodeToString(h.Sum(nil)), size: size}, err
+	return self{path: path, digest: hex.EncodeToString(h.Sum(nil)), size: size, arch: arch}, err
 }
 
 func (s self) remote() string { return filepath.Join(BinDir, s.digest, "quorate") }
 
-// RemotePath is where Dial puts this binary on a host. A lab puts it there in advance.
+// RemotePath is where Dial puts this binary on a host of this machine's architecture. A lab puts it there in advance.
 func RemotePath() (local, remote string, err error) {
 	me, err := executable()
 	return me.path, me.remote(), err
@@ -74,9 +74,10 @@ func (s self) variables() string {
 }
 
 // serveScript starts the host side. After a power cut a name can exist without its contents, so the size of the binary is
-// checked each time, and its digest once after each boot.
+// checked each time, and its digest once after each boot. Before a host gets the binary, it says what its processor is.
 func serveScript(me self) string {
-	return me.variables() + `test -x $bin && test "$(wc -c <$bin)" -eq $size || exit ` + strconv.Itoa(noBinary) + `; ` +
+	return me.variables() + `if ! test -x $bin || ! test "$(wc -c <$bin)" -eq $size; then m=$(uname -m); test "$m" = ` + machines[me.arch] +
+		` && exit ` + strconv.Itoa(noBinary) + `; echo "` + machineIs + `$m" >&2; exit ` + strconv.Itoa(otherMachine) + `; fi; ` +
 		`if ! test -e $seen; then echo "$sum  $bin" | sha256sum -c - >/dev/null 2>&1 || exit ` + strconv.Itoa(noBinary) + `; mkdir -p $seen; fi; ` +
 		`exec $bin host serve`
 }
@@ -151,6 +152,8 @@ func (d *dialer) whyNotStarted(ctx context.Context, client *ssh.Client, t Target
 	switch {
 	case status == noBinary:
 		return errNoBinary
+	case status == otherMachine && errors.As(err, &start):
+		return &machineError{machineIn(start.stderr)}
 	case status == 126:
 		if err := d.noexec(ctx, client, t); err != nil {
 			return err

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -34,7 +35,7 @@ func TestScripts(t *testing.T) {
 	if err := os.WriteFile(path, []byte(program), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	me, err := selfOf(path)
+	me, err := selfOf(path, runtime.GOARCH)
 	if err != nil {
 		t.Fatal(err)
 	}

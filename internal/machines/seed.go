@@ -108,7 +108,7 @@ func makeSeed(ctx context.Context, c *spec.Cluster, of lab.Config, b *bundle.Bun
 	}
 	runtime := hostconfig.Runtime(f, pause)
 	state := cluster.Evaluate(e.Cluster, seen)
-	env := step.NewEnv(state, e.Conns, b, nil, progress.Discard, func(_ context.Context, s plan.Step) (cluster.Permit, error) {
+	env := step.NewEnv(state, e.Conns, bundle.Set{b}, nil, progress.Discard, func(_ context.Context, s plan.Step) (cluster.Permit, error) {
 		permit, refused := state.Allow(*s.Change)
 		if refused != nil {
 			return cluster.Permit{}, refused

@@ -56,7 +56,7 @@ func (b *builder) begun() bool {
 		if f == nil || b.comes(h) || !h.Has(spec.RoleControlPlane) && !h.Has(spec.RoleEtcd) {
 			return false
 		}
-		return slices.Contains(slices.Collect(maps.Values(f.Programs)), b.bundle.Digest)
+		return slices.Contains(slices.Collect(maps.Values(f.Programs)), b.bundleFor(f))
 	})
 }
 

@@ -34,8 +34,8 @@ func (b *builder) installPackages(h spec.Host) {
 
 func (b *builder) importImages(h spec.Host) {
 	f, at := b.Facts(h.Name), b.at[h.Name]
-	if !b.withoutBundle() && !b.leftAsItIs(h) && h.IsNode() && (f.Images != b.bundle.Digest || len(f.ImageProblems) > 0) {
-		at.images = b.add(Step{Kind: ImportImages, Host: h.Name, Title: "import the images", Reason: importReason(f, b.bundle.Digest)}, at.bundle, at.configure)
+	if !b.withoutBundle() && !b.leftAsItIs(h) && h.IsNode() && (f.Images != b.bundleFor(f) || len(f.ImageProblems) > 0) {
+		at.images = b.add(Step{Kind: ImportImages, Host: h.Name, Title: "import the images", Reason: importReason(f, b.bundleFor(f))}, at.bundle, at.configure)
 	}
 }
 

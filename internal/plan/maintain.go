@@ -442,7 +442,7 @@ func (b *builder) verifiedMark() string {
 	if err != nil {
 		panic(fmt.Sprintf("plan: the spec cannot be recorded: %v", err))
 	}
-	return facts.Sum(append(text, b.bundle.Digest...))
+	return facts.Sum(append(text, strings.Join(b.bundle.all(), "")...))
 }
 
 // untestedTakeover names the load balancers among which the virtual IP has never moved; empty if it has, if there is no other

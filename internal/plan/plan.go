@@ -8,6 +8,7 @@
 package plan
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -414,7 +415,9 @@ type Member struct {
 type Plan struct {
 	Cluster string `json:"cluster"`
 	Bundle  string `json:"bundle"` // digest
-	Steps   []Step `json:"steps"`
+	// Bundles are the digests of the bundles for further architectures that hosts have.
+	Bundles map[string]string `json:"bundles,omitempty"`
+	Steps   []Step            `json:"steps"`
 	// Adopts says that the plan takes over a cluster that Quorate did not build; Notes say what of it stays as it is,
 	// although Quorate would have built it differently.
 	Adopts bool     `json:"adopts,omitempty"`
@@ -454,7 +457,10 @@ func (p *Plan) ForceDrains() {
 
 // Bundle is what a plan has to know of the bundle.
 type Bundle struct {
-	Digest  string
+	Digest string
+	Arch   string // that it is for
+	// Others are the digests of the bundles of the same version for other architectures that hosts have.
+	Others  map[string]string
 	Version string // Kubernetes release
 	Pause   string // image name
 	Flannel string // image name
@@ -467,6 +473,23 @@ type Bundle struct {
 	Manifests map[string]string
 	// Warnings are what the manifests need and the bundle does not have.
 	Warnings []string
+}
+
+// For is the digest of the bundle for an architecture; empty if there is none.
+func (b Bundle) For(arch string) string {
+	if arch == b.Arch {
+		return b.Digest
+	}
+	return b.Others[arch]
+}
+
+// all are the digests of all bundles, that of the main one first.
+func (b Bundle) all() []string {
+	out := []string{b.Digest}
+	for _, arch := range slices.Sorted(maps.Keys(b.Others)) {
+		out = append(out, b.Others[arch])
+	}
+	return out
 }
 
 // IDs of the rules by which a plan is refused, beside those of package cluster.
@@ -486,6 +509,7 @@ const (
 	RulePKI        = "shared-keys"
 	RuleEtcdPKI    = "etcd-keys"
 	RuleStore      = "backup-credentials"
+	RuleArch       = "architecture"
 )
 
 // Build makes the plan that takes the cluster from its state to its spec.
@@ -493,7 +517,7 @@ func Build(s *cluster.State, bundle Bundle) (*Plan, error) { return buildFrom(s,
 
 func buildFrom(s *cluster.State, bundle Bundle, from *facts.Restore) (*Plan, error) {
 	b := &builder{State: s, c: s.Spec, bundle: bundle, at: map[string]*hostSteps{}, from: from}
-	b.out = &Plan{Cluster: s.Spec.Metadata.Name, Bundle: bundle.Digest, Unreachable: s.Unreachable()}
+	b.out = &Plan{Cluster: s.Spec.Metadata.Name, Bundle: bundle.Digest, Bundles: bundle.Others, Unreachable: s.Unreachable()}
 	for _, name := range s.InMaintenance() {
 		delete(b.out.Unreachable, name)
 		b.out.Warnings = append(b.out.Warnings, name+" is in maintenance and is left as it is; `quorate maintain --undo "+name+"` ends that")
@@ -551,7 +575,7 @@ func buildFrom(s *cluster.State, bundle Bundle, from *facts.Restore) (*Plan, err
 func Verification(p *Plan) *Plan {
 	g := &graph{}
 	g.add(verification(nil))
-	return &Plan{Cluster: p.Cluster, Bundle: p.Bundle, Warnings: p.Warnings, Unreachable: p.Unreachable, Steps: g.list()}
+	return &Plan{Cluster: p.Cluster, Bundle: p.Bundle, Bundles: p.Bundles, Warnings: p.Warnings, Unreachable: p.Unreachable, Steps: g.list()}
 }
 
 func verification(nodes []string) Step {

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -17,15 +18,16 @@ func (b *builder) installBundle(h spec.Host) {
 	if b.withoutBundle() || b.leftAsItIs(h) || !h.IsNode() && !h.Has(spec.RoleEtcd) {
 		return
 	}
-	damage, damaged := f.BundleDamage[b.bundle.Digest]
-	if f.Binaries == b.bundle.Digest {
+	want := b.bundleFor(f)
+	damage, damaged := f.BundleDamage[want]
+	if f.Binaries == want {
 		if damaged {
 			at.bundle = b.add(Step{Kind: InstallBundle, Host: h.Name, Title: "bring the bundle again", Reason: "the host's copy is damaged: " + damage})
 		}
 		return
 	}
 	idle := !b.runsSomething(h)
-	if idle || damaged || !slices.Contains(f.Bundles, b.bundle.Digest) {
+	if idle || damaged || !slices.Contains(f.Bundles, want) {
 		at.bundle = b.add(Step{Kind: InstallBundle, Host: h.Name, Title: "install " + b.bundle.Version, Reason: installReason(f), Switch: idle})
 	}
 	if idle {
@@ -34,7 +36,7 @@ func (b *builder) installBundle(h spec.Host) {
 	for _, p := range programsOf(h) {
 		var differ []string
 		for _, name := range p.names {
-			if f.Programs[name] != b.bundle.Digest {
+			if f.Programs[name] != want {
 				differ = append(differ, name)
 			}
 		}
@@ -60,6 +62,28 @@ func (b *builder) installBundle(h spec.Host) {
 
 // withoutBundle says that programs and images are left as they are, because the bundle that hosts run is not here.
 func (b *builder) withoutBundle() bool { return b.bundle.Digest == "" }
+
+// bundleFor is the digest of the bundle for the architecture of a host.
+func (b *builder) bundleFor(f *facts.Facts) string { return b.bundle.For(f.Arch) }
+
+// refuseArchitecture refuses hosts for which this run has no bundle.
+func (b *builder) refuseArchitecture() error {
+	if b.withoutBundle() {
+		return nil
+	}
+	for _, h := range b.c.Spec.Hosts {
+		f := b.Facts(h.Name)
+		switch {
+		case f == nil || !h.IsNode() && !h.Has(spec.RoleEtcd) || b.bundleFor(f) != "":
+		case f.Arch == "":
+			return refused(RuleArch, h.Name+" does not say what architecture its processor has, so no bundle can be chosen for it", "Run this version of `quorate preflight`, which asks it again.")
+		default:
+			return refused(RuleArch, fmt.Sprintf("%s is linux/%s, and there is no bundle of Kubernetes %s for this architecture", h.Name, f.Arch, b.bundle.Version),
+				"Use hosts of other architectures. Bundles can be made for these: `quorate bundle build --help`.")
+		}
+	}
+	return nil
+}
 
 // unpackInTurn orders what brings a bundle to hosts that already run something, and what removes one. Unpacking it, importing its images, and
 // deleting its files take processor time and disk from what runs there. So one control plane or member of etcd comes after another, each as a
@@ -167,7 +191,7 @@ func (b *builder) superseded() (hosts []spec.Host) {
 		if b.leftAsItIs(h) {
 			continue
 		}
-		if slices.ContainsFunc(slices.Concat(f.Bundles, f.Remains), func(d string) bool { return d != b.bundle.Digest }) {
+		if slices.ContainsFunc(slices.Concat(f.Bundles, f.Remains), func(d string) bool { return d != b.bundleFor(f) }) {
 			hosts = append(hosts, h)
 		}
 	}

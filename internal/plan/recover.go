@@ -223,7 +223,7 @@ func rejoin(s *cluster.State, bundle Bundle, left map[string]string, servers boo
 		again = nil
 	}
 	b := resetBuilder(cluster.Evaluate(s.Spec, &seen))
-	b.bundle, b.out.Bundle, b.out.Steps = bundle, bundle.Digest, []Step{}
+	b.bundle, b.out.Bundle, b.out.Bundles, b.out.Steps = bundle, bundle.Digest, bundle.Others, []Step{}
 	b.out.Unreachable = nil // what is left is known
 	if r := cmp.Or(b.NotOurs(), b.OneEtcd(), b.NoneAbandoned()); r != nil {
 		return nil, r

@@ -24,6 +24,9 @@ func (b *builder) refuse() error {
 				"Install these programs there, and run it again.")
 		}
 	}
+	if err := b.refuseArchitecture(); err != nil {
+		return err
+	}
 	if conflicts := b.Conflicts(); len(conflicts) > 0 {
 		return conflicts[0]
 	}

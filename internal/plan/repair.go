@@ -160,7 +160,7 @@ func repairable(s *cluster.State) *cluster.Refusal {
 // mender is a builder that restores what was there.
 func mender(s *cluster.State, bundle Bundle) *builder {
 	b := &builder{State: s, c: s.Spec, bundle: bundle, at: map[string]*hostSteps{}, mends: true, repairs: true}
-	b.out = &Plan{Cluster: s.Spec.Metadata.Name, Bundle: bundle.Digest, Steps: []Step{}}
+	b.out = &Plan{Cluster: s.Spec.Metadata.Name, Bundle: bundle.Digest, Bundles: bundle.Others, Steps: []Step{}}
 	for _, h := range s.Present().Spec.Hosts {
 		b.at[h.Name] = &hostSteps{}
 	}

@@ -263,7 +263,7 @@ func (b *builder) stalePods(h spec.Host) (out []string) {
 func (b *builder) staleNode(h spec.Host) (out []string) {
 	f := b.Facts(h.Name)
 	for _, p := range []string{facts.RuncProgram, facts.Containerd, facts.Kubelet} {
-		if f.Programs[p] != b.bundle.Digest {
+		if f.Programs[p] != b.bundleFor(f) {
 			out = append(out, p)
 		}
 	}
@@ -277,7 +277,8 @@ func (b *builder) staleMember(h spec.Host) bool {
 
 // switchedEtcd says that a member of an external etcd runs from the bundle. Its host can be reached.
 func (b *builder) switchedEtcd(h spec.Host) bool {
-	return b.Facts(h.Name).Programs[facts.EtcdProgram] == b.bundle.Digest && !b.staleMember(h)
+	f := b.Facts(h.Name)
+	return f.Programs[facts.EtcdProgram] == b.bundleFor(f) && !b.staleMember(h)
 }
 
 // addons are kube-proxy and CoreDNS, by what the API calls them.
@@ -321,7 +322,7 @@ func (b *builder) controlPlanesInTurn() []spec.Host {
 // unpack brings the bundle to a host. Nothing that runs changes.
 func (b *builder) unpack(h spec.Host) {
 	f, at := b.Facts(h.Name), b.at[h.Name]
-	if (h.IsNode() || h.Has(spec.RoleEtcd)) && !slices.Contains(f.Bundles, b.bundle.Digest) {
+	if (h.IsNode() || h.Has(spec.RoleEtcd)) && !slices.Contains(f.Bundles, b.bundleFor(f)) {
 		at.bundle = b.add(Step{Kind: InstallBundle, Host: h.Name, Title: "install " + b.bundle.Version, Reason: installReason(f)})
 	}
 }
@@ -336,7 +337,7 @@ func (b *builder) switchTools(h spec.Host, after ...*Step) *Step {
 	if !h.IsNode() {
 		tools = append(tools, facts.RuncProgram, facts.Containerd, facts.Kubelet)
 	}
-	differ := slices.DeleteFunc(tools, func(p string) bool { return f.Programs[p] == b.bundle.Digest })
+	differ := slices.DeleteFunc(tools, func(p string) bool { return f.Programs[p] == b.bundleFor(f) })
 	if len(differ) == 0 || slices.ContainsFunc(b.steps, func(s *Step) bool { return s.Kind == SwitchPrograms && s.Host == h.Name && s.Detail == "tools" }) {
 		return b.at[h.Name].bundle
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -118,7 +119,7 @@ func (b *builder) watchGeneration() string {
 		Files   []string
 		Bundle  string
 		Removed []spec.Host
-	}{string(record), files, b.bundle.Digest, b.Removed()})
+	}{string(record), files, strings.Join(b.bundle.all(), ""), b.Removed()})
 	if err != nil { // it is plain data
 		panic("plan: " + err.Error())
 	}

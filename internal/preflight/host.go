@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/version"
 
+	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -66,6 +67,9 @@ func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
 			"/var/lib on HOSTS is not on a disk (%s): what is stored there is gone after a boot", in.Volatile)
 	}
 	j.mounts(h, in)
+	if h.IsNode() || h.Has(spec.RoleEtcd) {
+		j.architecture(h, f)
+	}
 	j.size(h, f, in)
 	if h.IsNode() {
 		j.kernel(h, f, in)
@@ -207,6 +211,16 @@ func (j *judge) disk(p place, host, roles string) {
 			"%.0f %% of the inodes below %s on HOSTS are free: below %.0f %% the kubelet evicts pods", 100*p.InodesFree, p.dir, 100*evictInodes)
 	case free < warnSpace && !j.contained:
 		j.add(warning, "disk", on, fix, "%.0f %% of the disk below %s on HOSTS is free: below %.0f %% the kubelet evicts pods", 100*free, p.dir, 100*evictSpace)
+	}
+}
+
+// architecture finds hosts for which there are no bundles.
+func (j *judge) architecture(h spec.Host, f *facts.Facts) {
+	switch on := []string{h.Name}; {
+	case f.Arch == "":
+		j.add(failure, "architecture", on, "Run `quorate preflight` again with this version of quorate, which asks the hosts for it.", "the architecture of HOSTS is unknown, so no bundle can be chosen")
+	case !slices.Contains(components.Architectures, f.Arch):
+		j.add(failure, "architecture", on, "Use hosts whose architecture is "+strings.Join(components.Architectures, " or ")+".", "the architecture of HOSTS is %s, for which there are no bundles", f.Arch)
 	}
 }
 

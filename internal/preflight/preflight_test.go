@@ -30,7 +30,7 @@ func healthy(c *spec.Cluster) (*facts.Observation, *facts.Preflight) {
 	seen := &facts.Preflight{Hosts: map[string]facts.Inspection{}, Clocks: map[string]facts.Clock{}, Errors: map[string]string{}}
 	for i, h := range c.Spec.Hosts {
 		obs.Hosts[h.Name] = facts.Host{Facts: &facts.Facts{
-			Hostname: h.Name, MachineID: fmt.Sprint("machine", i), OS: "Debian GNU/Linux 12 (bookworm)", Family: facts.Debian, Kernel: "6.1.0-18-amd64",
+			Hostname: h.Name, MachineID: fmt.Sprint("machine", i), OS: "Debian GNU/Linux 12 (bookworm)", Family: facts.Debian, Kernel: "6.1.0-18-amd64", Arch: "amd64",
 			CPUs: 2, MemoryBytes: 4 * gib, DiskFreeBytes: 30 * gib, CgroupV2: true,
 			Addresses: []facts.Address{{IP: h.Address, Prefix: 24, Interface: "eth0"}},
 		}}
@@ -122,6 +122,8 @@ func TestFindings(t *testing.T) {
 		}, failure, "session", "cp-b", "no answer within 30s", "again"},
 		{"SUSE", func(w world) { w.facts("worker-a").Family, w.facts("worker-a").OS = "", "openSUSE Leap 15.6" }, warning, "os", "worker-a", "openSUSE Leap 15.6", "Debian"},
 		{"no systemd", func(w world) { w.in("lb-a", func(i *facts.Inspection) { i.Systemd = false }) }, failure, "systemd", "lb-a", "process 1", "units"},
+		{"another processor", func(w world) { w.facts("cp-a").Arch = "riscv64" }, failure, "architecture", "cp-a", "riscv64", "amd64 or arm64"},
+		{"an unknown processor", func(w world) { w.facts("cp-a").Arch = "" }, failure, "architecture", "cp-a", "is unknown", "quorate preflight"},
 		{"RHEL 8's kernel", func(w world) { w.facts("cp-a").Kernel = "4.18.0-553.el8_10.x86_64" }, failure, "kernel", "cp-a", "4.18.0-553", "newer kernel"},
 		{"a cloud kernel without vxlan", func(w world) {
 			w.in("worker-b", func(i *facts.Inspection) {

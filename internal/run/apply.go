@@ -217,7 +217,7 @@ func (e *Engine) execute(ctx context.Context, p *plan.Plan, w *Work) (err error)
 	if w.look != nil {
 		r.look = w.look
 	}
-	env := step.NewEnv(w.State, e.Conns, w.bundle, w.manifests, e.Progress, r.permit)
+	env := step.NewEnv(w.State, e.Conns, w.bundles, w.manifests, e.Progress, r.permit)
 	env.Restoration = e.restoration
 	if slices.ContainsFunc(p.Steps, func(s plan.Step) bool { return s.Change != nil && s.Change.Kubernetes != "" }) {
 		defer func() {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -45,6 +46,8 @@ type Engine struct {
 	reached spec.Endpoint
 	// memory compares observations with earlier ones; nil if nobody keeps any.
 	memory *memory
+	// bundles are those for further architectures that were obtained, by architecture.
+	bundles map[string]*bundle.Bundle
 	// warned are the warnings of plans that were shown.
 	warned map[string]bool
 }

@@ -24,7 +24,8 @@ type Work struct {
 	Plan  *plan.Plan
 	State *cluster.State
 
-	bundle    *bundle.Bundle
+	bundles   bundle.Set
+	described plan.Bundle // what the plan was made from
 	manifests map[string]manifest.Manifest
 	// look observes what the changes of the plan are evaluated on, if that is more than Engine.State.
 	look func(context.Context) *cluster.State
@@ -43,15 +44,7 @@ const (
 // Plan observes the cluster and decides what there is to do with the bundle. It waits for a while if the plan is refused for
 // something that may pass.
 func (e *Engine) Plan(ctx context.Context, b *bundle.Bundle) (*Work, error) {
-	described, manifests, err := Describe(e.Cluster, b)
-	if err != nil {
-		return nil, err
-	}
-	w, err := e.decide(ctx, func(s *cluster.State) (*plan.Plan, error) { return plan.Build(s, described) })
-	if w != nil {
-		w.bundle, w.manifests = b, manifests
-	}
-	return w, err
+	return e.decideWith(ctx, b, plan.Build)
 }
 
 // showTimeout is how long hosts may take to show their files. A plan is of use without them.
@@ -104,8 +97,10 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Describe returns what a plan needs to know about a bundle, and renders the manifests that refer to its images.
-func Describe(c *spec.Cluster, b *bundle.Bundle) (plan.Bundle, map[string]manifest.Manifest, error) {
+// Describe returns what a plan needs to know about the bundles of a version, and renders the manifests that refer to their images. There must be
+// one bundle.
+func Describe(c *spec.Cluster, bundles bundle.Set) (plan.Bundle, map[string]manifest.Manifest, error) {
+	b := bundles.Main()
 	if b.Version() != c.Spec.Kubernetes.Version {
 		return plan.Bundle{}, nil, fmt.Errorf("the bundle contains Kubernetes %s, but the spec says %s", b.Version(), c.Spec.Kubernetes.Version)
 	}
@@ -114,8 +109,19 @@ func Describe(c *spec.Cluster, b *bundle.Bundle) (plan.Bundle, map[string]manife
 	if err != nil {
 		return plan.Bundle{}, nil, err
 	}
-	out := plan.Bundle{Digest: b.Digest(), Version: b.Version(), Pause: image("pause"), Flannel: image("flannel"), Manifests: map[string]string{},
+	for _, other := range bundles[1:] {
+		if err := agree(b, other); err != nil {
+			return plan.Bundle{}, nil, err
+		}
+	}
+	out := plan.Bundle{Digest: b.Digest(), Arch: b.Arch(), Version: b.Version(), Pause: image("pause"), Flannel: image("flannel"), Manifests: map[string]string{},
 		Etcd: b.Etcd(), Images: map[string]string{}, Versions: bundle.Versions()}
+	for _, other := range bundles[1:] {
+		if out.Others == nil {
+			out.Others = map[string]string{}
+		}
+		out.Others[other.Arch()] = other.Digest()
+	}
 	for _, short := range []string{"etcd", "kube-apiserver", facts.ControllerManager, facts.Scheduler, "kube-proxy", "coredns"} {
 		out.Images[short] = image(short)
 	}

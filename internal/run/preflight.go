@@ -54,7 +54,7 @@ func (e *Engine) preflight(ctx context.Context, s *cluster.State, quick bool, on
 		findings = append(findings, e.watchFindings(ctx, preflight.WatchPaths(s, true), s)...)
 	}
 	if !quick {
-		findings = append(findings, sources.Check(ctx, e.Cluster)...)
+		findings = append(findings, sources.Check(ctx, e.Cluster, architectures(s))...)
 		if s.Exists() && s.VersionChanges() {
 			findings = append(findings, preflight.JudgeUpgrade(s, observe.Upgrade(ctx, s, e.Conns), preflight.ExpectedWork(s))...)
 		}
@@ -184,7 +184,7 @@ func upgradeWork(w *Work) preflight.UpgradeWork {
 	for _, s := range w.Plan.Steps {
 		switch s.Kind {
 		case plan.InstallBundle:
-			if f := w.State.Facts(s.Host); f == nil || !slices.Contains(f.Bundles, w.Plan.Bundle) {
+			if f := w.State.Facts(s.Host); f == nil || !slices.Contains(f.Bundles, w.described.For(f.Arch)) {
 				out.Unpacks = append(out.Unpacks, s.Host)
 			}
 		case plan.ImportImages:

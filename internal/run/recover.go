@@ -165,15 +165,10 @@ func (e *Engine) rejoin(ctx context.Context, o RecoverOptions, remains map[strin
 	if err != nil {
 		return err
 	}
-	described, manifests, err := Describe(e.Cluster, b)
+	w, err := e.decideWith(ctx, b, func(s *cluster.State, described plan.Bundle) (*plan.Plan, error) { return decide(described)(s) })
 	if err != nil {
 		return err
 	}
-	w, err := e.decide(ctx, decide(described))
-	if err != nil {
-		return err
-	}
-	w.bundle, w.manifests = b, manifests
 	if err := e.Check(ctx, w, nil); err != nil {
 		return err
 	}

@@ -313,23 +313,30 @@ func (e *Engine) Compare(ctx context.Context, s *cluster.State) *facts.EtcdCompa
 	return out
 }
 
-// known is the bundle that the hosts run, if this machine has it. Without it, programs and images are left as they are.
+// known are the bundles that the hosts run, if this machine has them. Without them, programs and images are left as they are.
 func (e *Engine) known(s *cluster.State) (*Work, plan.Bundle, error) {
 	w := &Work{State: s}
-	b, err := bundle.Open(bundle.DefaultDir(e.Cluster.Spec.Kubernetes.Version))
-	if err != nil {
-		return w, plan.Bundle{}, nil //nolint:nilerr // it is not here, and repairs do without
+	var bundles bundle.Set
+	for _, arch := range architectures(s) {
+		b, err := bundle.Open(bundle.DirFor(e.Cluster.Spec.Kubernetes.Version, arch))
+		if err != nil {
+			return w, plan.Bundle{}, nil //nolint:nilerr // it is not here, and repairs do without
+		}
+		bundles = append(bundles, b)
+	}
+	if len(bundles) == 0 {
+		return w, plan.Bundle{}, nil
 	}
 	for _, h := range e.Cluster.Spec.Hosts {
-		if f := s.Facts(h.Name); f != nil && f.Binaries != "" && f.Binaries != b.Digest() {
+		if f := s.Facts(h.Name); f != nil && f.Binaries != "" && (bundles.For(f.Arch) == nil || f.Binaries != bundles.For(f.Arch).Digest()) {
 			return w, plan.Bundle{}, nil // a host runs another one: that is an upgrade, and no repair
 		}
 	}
-	described, manifests, err := Describe(e.Cluster, b)
+	described, manifests, err := Describe(e.Cluster, bundles)
 	if err != nil {
 		return w, plan.Bundle{}, nil //nolint:nilerr // the same
 	}
-	w.bundle, w.manifests = b, manifests
+	w.bundles, w.described, w.manifests = bundles, described, manifests
 	return w, described, nil
 }
 

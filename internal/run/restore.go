@@ -129,7 +129,7 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 			err = fmt.Errorf("the cluster before was reset, and its etcd data and keys are kept on its hosts in %s; the restore did not end: %w", out.Kept, err)
 		}
 	}()
-	described, manifests, err := Describe(e.Cluster, b)
+	described, _, err := Describe(e.Cluster, bundle.Set{b})
 	if err != nil {
 		return nil, err
 	}
@@ -162,7 +162,7 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	from := facts.Restore{Cluster: e.Cluster.Metadata.Name, Backup: m.ID(), File: o.File, Taken: m.Created.UTC(), EtcdCluster: m.Etcd.ClusterID, Revision: m.Etcd.Revision,
 		Data: o.Salvaged != nil, NewKeys: len(pki) == 0}
 	nonce := newNonce()
-	decide := func(s *cluster.State) (*plan.Plan, error) {
+	decide := func(s *cluster.State, described plan.Bundle) (*plan.Plan, error) {
 		from := begunAs(from, s.RestoreBegun(from.Backup), time.Now(), nonce)
 		r.Bump, r.Nonce, out.FirstRevision = from.Bump, from.Nonce, m.Etcd.Revision+from.Bump
 		return plan.Restore(s, described, from, r.PKI.CA())
@@ -170,20 +170,20 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 		return nil, err
 	}
-	w, err := e.decide(ctx, decide)
+	w, err := e.decideWith(ctx, b, decide)
 	if Replaceable(err) && o.Replace {
-		if err := whole(ctx, b); err != nil { // before anything is given up
+		if err := whole(ctx, w.bundles); err != nil { // before anything is given up
 			return nil, err
 		}
 		if out.Kept, err = e.replace(ctx, o, func(s *cluster.State) error {
-			if _, err := decide(cluster.Evaluate(e.Cluster, cluster.Emptied(s.Seen))); err != nil {
+			if _, err := decide(cluster.Evaluate(e.Cluster, cluster.Emptied(s.Seen)), w.described); err != nil {
 				return err
 			}
 			return e.checkReplacement(ctx, s, snapshotBytes(m), o.Ignore)
 		}); err != nil {
 			return nil, err
 		}
-		w, err = e.decide(ctx, decide)
+		w, err = e.decideWith(ctx, b, decide)
 	}
 	if err != nil {
 		return nil, err
@@ -199,7 +199,6 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	defer func() { e.restoration = nil }()
 	// The first pass builds the cluster. If an earlier run was interrupted late, the next ones end what it had begun.
 	for pass := 1; ; pass++ {
-		w.bundle, w.manifests = b, manifests
 		if err := e.Check(ctx, w, o.Ignore); err != nil {
 			return nil, err
 		}
@@ -219,7 +218,7 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 		} else if pass == passes {
 			return nil, errors.New("the restore did not end: run the same command again")
 		}
-		if w, err = e.decide(ctx, decide); err != nil {
+		if w, err = e.decideWith(ctx, b, decide); err != nil {
 			return nil, err
 		}
 	}

@@ -1,10 +1,12 @@
 package sources
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 
 	"quorate.dev/quorate/internal/bundle"
@@ -16,50 +18,76 @@ import (
 // Bundle returns the bundle that the spec asks for. One that is here already is used if it is the one. Otherwise it is
 // downloaded, imported, or compiled, and the packages that compiling needs are installed on this machine.
 func Bundle(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*bundle.Bundle, error) {
-	return find(ctx, c, compile, sink)
+	return BundleFor(ctx, c, runtime.GOARCH, sink)
+}
+
+// BundleFor is Bundle for hosts of an architecture.
+func BundleFor(ctx context.Context, c *spec.Cluster, arch string, sink progress.Sink) (*bundle.Bundle, error) {
+	return find(ctx, c, arch, compile, sink)
 }
 
 // Prepared is Bundle for commands that change nothing: it installs no packages and compiles nothing.
 func Prepared(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*bundle.Bundle, error) {
-	return find(ctx, c, refuse, sink)
+	return PreparedFor(ctx, c, runtime.GOARCH, sink)
+}
+
+// PreparedFor is Prepared for hosts of an architecture.
+func PreparedFor(ctx context.Context, c *spec.Cluster, arch string, sink progress.Sink) (*bundle.Bundle, error) {
+	return find(ctx, c, arch, refuse, sink)
+}
+
+// ArchError says that what a spec names has the bundle for another architecture than that of its hosts.
+type ArchError struct{ From, Has, Want string }
+
+func (e *ArchError) Error() string {
+	return fmt.Sprintf("%s is a bundle for %s, and one for %s is needed: name one for the hosts of this architecture in spec.components.%s (file or reference); on a machine with internet access, `quorate bundle build --arch %s` or `quorate bundle pull --arch %s` makes it, and `quorate bundle export --arch %s` writes it to a file",
+		e.From, e.Has, e.Want, e.Want, e.Want, e.Want, e.Want)
 }
 
 // builder compiles a bundle that is nowhere else.
-type builder func(ctx context.Context, version string, sink progress.Sink) (*bundle.Bundle, error)
+type builder func(ctx context.Context, version, arch string, sink progress.Sink) (*bundle.Bundle, error)
 
-func compile(ctx context.Context, version string, sink progress.Sink) (*bundle.Bundle, error) {
-	if err := require.Packages(ctx, bundle.Requirements(), sink); err != nil {
+func compile(ctx context.Context, version, arch string, sink progress.Sink) (*bundle.Bundle, error) {
+	if err := require.Packages(ctx, bundle.Requirements(arch), sink); err != nil {
 		return nil, err
 	}
-	return bundle.Build(ctx, bundle.BuildOptions{Version: version, Progress: sink})
+	return bundle.Build(ctx, bundle.BuildOptions{Version: version, Arch: arch, Progress: sink})
 }
 
-func refuse(_ context.Context, version string, _ progress.Sink) (*bundle.Bundle, error) {
-	return nil, fmt.Errorf("the bundle of Kubernetes %s is not compiled yet, and this command changes nothing, not even on this machine: %w: run `quorate bundle build` first; `quorate apply` and `quorate up` do that themselves",
-		version, bundle.ErrNotBuilt)
+func refuse(_ context.Context, version, arch string, _ progress.Sink) (*bundle.Bundle, error) {
+	what, command := "Kubernetes "+version, "`quorate bundle build`"
+	if arch != runtime.GOARCH {
+		what, command = what+" for "+arch, "`quorate bundle build --arch "+arch+"`"
+	}
+	return nil, fmt.Errorf("the bundle of %s is not compiled yet, and this command changes nothing, not even on this machine: %w: run %s first; `quorate apply` and `quorate up` do that themselves",
+		what, bundle.ErrNotBuilt, command)
 }
 
-func find(ctx context.Context, c *spec.Cluster, build builder, sink progress.Sink) (*bundle.Bundle, error) {
-	b, err := bundleFrom(ctx, c.Spec.Kubernetes.Version, c.Spec.Components, build, sink)
+func find(ctx context.Context, c *spec.Cluster, arch string, build builder, sink progress.Sink) (*bundle.Bundle, error) {
+	from := c.Spec.Components.For(arch)
+	b, err := bundleFrom(ctx, c.Spec.Kubernetes.Version, arch, from, build, sink)
 	if err != nil {
 		return nil, err
 	}
-	if want := c.Spec.Components.Digest; want != "" && b.Digest() != want {
+	if b.Arch() != arch {
+		return nil, &ArchError{From: cmp.Or(from.File, from.Reference), Has: b.Arch(), Want: arch}
+	}
+	if want := from.Digest; want != "" && b.Digest() != want {
 		return nil, &bundle.PinError{What: b.Dir(), Want: want, Got: b.Digest()}
 	}
 	return b, nil
 }
 
-func bundleFrom(ctx context.Context, version string, c spec.Components, build builder, sink progress.Sink) (*bundle.Bundle, error) {
-	have, err := bundle.Open(bundle.DefaultDir(version))
+func bundleFrom(ctx context.Context, version, arch string, c spec.Components, build builder, sink progress.Sink) (*bundle.Bundle, error) {
+	have, err := bundle.Open(bundle.DirFor(version, arch))
 	if err != nil && !errors.Is(err, bundle.ErrNotBuilt) {
 		have = nil // damaged: every source replaces it
 	}
 	switch c.Source {
 	case spec.SourceBundle:
-		return wholeBundle(ctx, have, c, sink)
+		return wholeBundle(ctx, arch, have, c, sink)
 	case spec.SourceOfficial, spec.SourceMirror:
-		o := GetOptions(version, c)
+		o := GetOptions(version, arch, c)
 		o.Progress = sink
 		return bundle.Get(ctx, o)
 	}
@@ -67,11 +95,14 @@ func bundleFrom(ctx context.Context, version string, c spec.Components, build bu
 	if have != nil && have.Current() {
 		return have, nil
 	}
-	return build(ctx, version, sink)
+	return build(ctx, version, arch, sink)
 }
 
 // wholeBundle imports a file or pulls a reference, unless that bundle is already in the cache.
-func wholeBundle(ctx context.Context, have *bundle.Bundle, c spec.Components, sink progress.Sink) (*bundle.Bundle, error) {
+func wholeBundle(ctx context.Context, arch string, have *bundle.Bundle, c spec.Components, sink progress.Sink) (*bundle.Bundle, error) {
+	if c.File == "" && c.Reference == "" {
+		return nil, fmt.Errorf("spec.components names no bundle for %s: set spec.components.%s.file or spec.components.%s.reference", arch, arch, arch)
+	}
 	if c.Reference != "" {
 		if _, want, _ := strings.Cut(c.Reference, "@"); have != nil && have.Digest() == want {
 			return have, nil

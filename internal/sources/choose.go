@@ -3,6 +3,7 @@ package sources
 import (
 	"context"
 	"errors"
+	"runtime"
 	"time"
 
 	"quorate.dev/quorate/internal/bundle"
@@ -23,10 +24,10 @@ func choose(ctx context.Context, version string, published spec.Components, pati
 	if b, err := bundle.Open(bundle.DefaultDir(version)); err == nil && b.Current() {
 		return spec.SourceModules, "its bundle, compiled from modules, is in the cache"
 	}
-	if bundle.Here(GetOptions(version, published)) {
+	if bundle.Here(GetOptions(version, "", published)) {
 		return published.Source, "its bundle was downloaded before, and is in the cache"
 	}
-	k := &checker{of: published, patience: patience}
+	k := &checker{of: published, arch: runtime.GOARCH, patience: patience}
 	asked, cancel := context.WithTimeout(ctx, patience+time.Second) // a request that fails late is made once more, and has its patience again
 	defer cancel()
 	if found := k.published(asked, version); len(found) > 0 {

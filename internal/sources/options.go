@@ -6,9 +6,9 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// GetOptions are the options of a spec for the sources official and mirror.
-func GetOptions(version string, c spec.Components) bundle.GetOptions {
-	return bundle.GetOptions{Version: version, Mirror: Mirror(c), Signatures: Signatures(c), Digest: c.Digest}
+// GetOptions are the options of a spec for the sources official and mirror, for an architecture.
+func GetOptions(version, arch string, c spec.Components) bundle.GetOptions {
+	return bundle.GetOptions{Version: version, Arch: arch, Mirror: Mirror(c), Signatures: Signatures(c), Digest: c.Digest}
 }
 
 // Mirror is where a spec gets published releases from.

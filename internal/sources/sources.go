@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -31,21 +32,35 @@ func finding(summary, fix string) cluster.Finding {
 // Patience is how long a server may take to answer, including retries.
 const Patience = 6 * time.Second
 
-// Check requests one small file or manifest that the bundle needs from each server. It requests nothing if the bundle is
-// already in the cache or is compiled here. Hosts need no access: they get everything from the caller and from each other.
-func Check(ctx context.Context, c *spec.Cluster) []cluster.Finding {
-	return check(ctx, c, Patience)
+// Check requests one small file or manifest that the bundles for some architectures need from each server. It requests nothing if a bundle is
+// already in the cache or is compiled here. Hosts need no access: they get everything from the caller and from each other. Without
+// architectures, it is this machine's.
+func Check(ctx context.Context, c *spec.Cluster, archs []string) (out []cluster.Finding) {
+	if len(archs) == 0 {
+		archs = []string{runtime.GOARCH}
+	}
+	for _, arch := range archs {
+		if !slices.Contains(components.Architectures, arch) {
+			continue // preflight says so
+		}
+		for _, f := range check(ctx, c, arch, Patience) {
+			if !slices.ContainsFunc(out, func(o cluster.Finding) bool { return o.Summary == f.Summary }) { // the servers are the same
+				out = append(out, f)
+			}
+		}
+	}
+	return out
 }
 
-func check(ctx context.Context, c *spec.Cluster, patience time.Duration) []cluster.Finding {
-	k := &checker{of: c.Spec.Components, patience: patience}
+func check(ctx context.Context, c *spec.Cluster, arch string, patience time.Duration) []cluster.Finding {
+	k := &checker{of: c.Spec.Components.For(arch), arch: arch, patience: patience}
 	switch k.of.Source {
 	case spec.SourceOfficial, spec.SourceMirror:
-		if !bundle.Here(GetOptions(c.Spec.Kubernetes.Version, k.of)) {
+		if !bundle.Here(GetOptions(c.Spec.Kubernetes.Version, arch, k.of)) {
 			return k.published(ctx, c.Spec.Kubernetes.Version)
 		}
 	case spec.SourceBundle:
-		if have, err := bundle.Open(bundle.DefaultDir(c.Spec.Kubernetes.Version)); err != nil || !holds(k.of, have.Digest()) {
+		if have, err := bundle.Open(bundle.DirFor(c.Spec.Kubernetes.Version, arch)); err != nil || !holds(k.of, have.Digest()) {
 			return k.whole(ctx)
 		}
 	}
@@ -60,6 +75,7 @@ func holds(c spec.Components, digest string) bool {
 
 type checker struct {
 	of       spec.Components
+	arch     string
 	patience time.Duration
 }
 
@@ -78,6 +94,9 @@ func (k *checker) whole(ctx context.Context) []cluster.Finding {
 		}
 		return []cluster.Finding{finding(fmt.Sprintf("the bundle file cannot be read: %v", err), "Run `quorate bundle export` on a machine that has the bundle, and copy the file to this machine.")}
 	}
+	if k.of.Reference == "" {
+		return []cluster.Finding{finding("spec.components names no bundle for hosts whose architecture is "+k.arch, "Set spec.components."+k.arch+".file or spec.components."+k.arch+".reference.")}
+	}
 	images, err := registry.New(Access(k.of))
 	if err != nil {
 		return []cluster.Finding{own(err)}
@@ -86,7 +105,7 @@ func (k *checker) whole(ctx context.Context) []cluster.Finding {
 }
 
 func (k *checker) published(ctx context.Context, version string) []cluster.Finding {
-	_, published, ok := components.PublishedFor(version)
+	_, published, ok := components.PublishedFor(version, k.arch)
 	if !ok {
 		return []cluster.Finding{finding("no published releases are known for Kubernetes "+version, "Use the source modules or bundle (spec.components.source).")}
 	}

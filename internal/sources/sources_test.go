@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -63,7 +64,7 @@ func start(t *testing.T) *mirror {
 	t.Cleanup(m.Close)
 	m.ca, m.password = file(t, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: m.Certificate().Raw})), file(t, []byte(secret))
 	release, _ := components.Lookup(spec.DefaultVersion)
-	published, _ := release.Published()
+	published, _ := release.Published(runtime.GOARCH)
 	for _, i := range published.Images {
 		m.push(t, bundle.Mirror{Registry: m.Listener.Addr().String() + "/m"}.Image(i.From))
 	}
@@ -146,7 +147,7 @@ func TestMirrors(t *testing.T) {
 			if tc.harm != nil {
 				tc.harm(t, m, &c.Spec.Components)
 			}
-			found := check(t.Context(), c, 1500*time.Millisecond)
+			found := check(t.Context(), c, runtime.GOARCH, 1500*time.Millisecond)
 			if len(found) != tc.number {
 				t.Fatalf("found %+v", found)
 			}
@@ -237,22 +238,22 @@ func TestWholeBundles(t *testing.T) {
 	ask.Source, ask.Releases, ask.Registry = spec.SourceBundle, "", ""
 	ask.Reference = m.Listener.Addr().String() + "/team/quorate@" + digest
 	c.Spec.Components = ask
-	if found := Check(t.Context(), c); len(found) != 1 || !strings.Contains(found[0].Summary, "404") || !strings.Contains(found[0].Summary, digest) {
+	if found := Check(t.Context(), c, nil); len(found) != 1 || !strings.Contains(found[0].Summary, "404") || !strings.Contains(found[0].Summary, digest) {
 		t.Errorf("found %+v", found)
 	}
 	if holds(ask, digest) != true || holds(ask, "sha256:00") {
 		t.Error("a bundle that is here is not told from others")
 	}
 	c.Spec.Components = spec.Components{Source: spec.SourceBundle, File: "/nonexistent/bundle.tar"}
-	if found := Check(t.Context(), c); len(found) != 1 || !strings.Contains(found[0].Fix, "quorate bundle export") {
+	if found := Check(t.Context(), c, nil); len(found) != 1 || !strings.Contains(found[0].Fix, "quorate bundle export") {
 		t.Errorf("found %+v", found)
 	}
 	c.Spec.Components.File = file(t, nil)
-	if found := Check(t.Context(), c); len(found) != 0 {
+	if found := Check(t.Context(), c, nil); len(found) != 0 {
 		t.Errorf("found %+v", found)
 	}
 	c.Spec.Components = spec.Components{Source: spec.SourceModules}
-	if found := Check(t.Context(), c); len(found) != 0 {
+	if found := Check(t.Context(), c, nil); len(found) != 0 {
 		t.Errorf("found %+v", found)
 	}
 }

@@ -255,6 +255,34 @@ type Components struct {
 	Digest string `yaml:"digest,omitempty" json:"digest,omitempty" edit:"rolling"`
 	// Signatures says which signatures are verified.
 	Signatures Signatures `yaml:"signatures,omitempty" json:"signatures,omitempty"`
+	// AMD64 and ARM64 name the bundle for hosts of that architecture, in clusters that have hosts of both. What they leave out
+	// is as above.
+	AMD64 ArchBundle `yaml:"amd64,omitempty" json:"amd64,omitzero"`
+	ARM64 ArchBundle `yaml:"arm64,omitempty" json:"arm64,omitzero"`
+}
+
+// ArchBundle names the bundle for hosts of one architecture.
+type ArchBundle struct {
+	// File is the exported bundle for this architecture that source bundle reads.
+	File string `yaml:"file,omitempty" json:"file,omitempty" edit:"rolling,local"`
+	// Reference is the pushed bundle for this architecture that source bundle pulls, by digest.
+	Reference string `yaml:"reference,omitempty" json:"reference,omitempty" edit:"rolling"`
+	// Digest is the required digest of the bundle for this architecture.
+	Digest string `yaml:"digest,omitempty" json:"digest,omitempty" edit:"rolling"`
+}
+
+// For is where the bundle for hosts of an architecture comes from.
+func (c Components) For(arch string) Components {
+	of := map[string]ArchBundle{"amd64": c.AMD64, "arm64": c.ARM64}[arch]
+	c.AMD64, c.ARM64 = ArchBundle{}, ArchBundle{}
+	if of == (ArchBundle{}) {
+		return c
+	}
+	if of.File != "" || of.Reference != "" {
+		c.File, c.Reference = of.File, of.Reference
+	}
+	c.Digest = of.Digest // that of the others is of another bundle
+	return c
 }
 
 // Which signatures are verified.

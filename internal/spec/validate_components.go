@@ -35,8 +35,23 @@ func (k *checker) components() {
 			k.refuse(componentsPath+"."+f.name, "remove it, or choose "+or(sourcesWith(f.name))+" as the source", "the source `%s` has no field %s", c.Source, f.name)
 		}
 	}
-	if c.Digest != "" && !isDigest(c.Digest) {
-		k.refuse(componentsPath+".digest", "copy it from the output of `quorate bundle list`", "`%s` is not a digest", c.Digest)
+	k.digest(componentsPath, c.Digest)
+	for _, of := range []struct {
+		path string
+		ArchBundle
+	}{{componentsPath + ".amd64", c.AMD64}, {componentsPath + ".arm64", c.ARM64}} {
+		for _, f := range []struct{ name, value string }{{"file", of.File}, {"reference", of.Reference}, {"digest", of.Digest}} {
+			if f.value != "" && !slices.Contains(fields, f.name) {
+				k.refuse(of.path+"."+f.name, "remove it, or choose "+or(sourcesWith(f.name))+" as the source", "the source `%s` has no field %s", c.Source, f.name)
+			}
+		}
+		k.digest(of.path, of.Digest)
+		if of.File != "" && of.Reference != "" {
+			k.refuse(of.path+".reference", "keep one of them", "it names both a file and a reference")
+		}
+		if of.Reference != "" {
+			k.reference(of.path, of.Reference)
+		}
 	}
 	if (c.Username == "") != (c.PasswordFile == "") {
 		k.refuse(componentsPath+".username", "set both, or neither", "username and passwordFile must be set together")
@@ -84,6 +99,19 @@ func sourcesWith(field string) []string {
 	return out
 }
 
+func (k *checker) digest(path, d string) {
+	if d != "" && !isDigest(d) {
+		k.refuse(path+".digest", "copy it from the output of `quorate bundle list`", "`%s` is not a digest", d)
+	}
+}
+
+func (k *checker) reference(path, reference string) {
+	if repo, d, ok := strings.Cut(reference, "@"); !ok || repo == "" || !isDigest(d) {
+		k.refuse(path+".reference", "write it as `quorate bundle push` printed it: registry.example.com/repository@sha256:…",
+			"`%s` does not name a bundle by its digest, and a tag can move to another bundle", reference)
+	}
+}
+
 func isDigest(s string) bool {
 	d, err := digest.Parse(s)
 	return err == nil && d.Algorithm() == digest.SHA256
@@ -112,17 +140,14 @@ func (k *checker) mirror(c Components) {
 
 func (k *checker) bundle(c Components) {
 	switch {
-	case c.File == "" && c.Reference == "":
+	case c.File == "" && c.Reference == "" && c.AMD64 == (ArchBundle{}) && c.ARM64 == (ArchBundle{}):
 		k.refuse(componentsPath+".file", "name the file that `quorate bundle export` wrote, or the reference that `quorate bundle push` printed",
 			"the source `bundle` reads a file or pulls a reference, and neither is set")
 	case c.File != "" && c.Reference != "":
 		k.refuse(componentsPath+".reference", "keep one of them", "the source `bundle` has both a file and a reference")
 	case c.Reference != "":
-		if repo, d, ok := strings.Cut(c.Reference, "@"); !ok || repo == "" || !isDigest(d) {
-			k.refuse(componentsPath+".reference", "write it as `quorate bundle push` printed it: registry.example.com/repository@sha256:…",
-				"`%s` does not name a bundle by its digest, and a tag can move to another bundle", c.Reference)
-		}
-	case c.CAFile != "" || c.Username != "":
+		k.reference(componentsPath, c.Reference)
+	case (c.CAFile != "" || c.Username != "") && c.AMD64.Reference == "" && c.ARM64.Reference == "":
 		k.refuse(componentsPath+".file", "remove caFile, username and passwordFile", "a file needs no login")
 	}
 }

@@ -16,17 +16,18 @@ import (
 	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
 )
 
 func installBundle(ctx context.Context, e *Env, s plan.Step) error {
-	c, err := e.bringBundle(ctx, s)
+	c, b, err := e.bringBundle(ctx, s)
 	if err != nil {
 		return err
 	}
-	if _, err := programs.Unpack.On(ctx, c, e.Bundle.Index()); err != nil || !s.Switch {
+	if _, err := programs.Unpack.On(ctx, c, b.Index()); err != nil || !s.Switch {
 		return err
 	}
-	_, err = programs.Switch.On(ctx, c, programs.SwitchRequest{Bundle: e.Bundle.Digest()})
+	_, err = programs.Switch.On(ctx, c, programs.SwitchRequest{Bundle: b.Digest()})
 	return err
 }
 
@@ -35,7 +36,11 @@ func switchPrograms(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	request := programs.SwitchRequest{Bundle: e.Bundle.Digest(), Programs: s.Programs, Restart: s.Restart}
+	b, err := e.bundleFor(s.Host)
+	if err != nil {
+		return err
+	}
+	request := programs.SwitchRequest{Bundle: b.Digest(), Programs: s.Programs, Restart: s.Restart}
 	if s.Change == nil {
 		_, err = programs.Switch.On(ctx, c, request)
 		return err
@@ -53,7 +58,11 @@ func pruneBundles(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	keep := []string{e.Bundle.Digest()}
+	b, err := e.bundleFor(s.Host)
+	if err != nil {
+		return err
+	}
+	keep := []string{b.Digest()}
 	if h, _ := e.Cluster.Host(s.Host); h.IsNode() {
 		if _, err := containerd.PruneImages.On(ctx, c, keep); err != nil {
 			return err
@@ -65,42 +74,68 @@ func pruneBundles(ctx context.Context, e *Env, s plan.Step) error {
 
 func importImages(ctx context.Context, e *Env, s plan.Step) error {
 	// The host's own copy may be what is damaged.
-	c, err := e.bringBundle(ctx, s)
+	c, b, err := e.bringBundle(ctx, s)
 	if err != nil {
 		return err
 	}
-	_, err = containerd.ImportImages.On(ctx, c, e.Bundle.Index())
+	_, err = containerd.ImportImages.On(ctx, c, b.Index())
 	return err
 }
 
-// bringBundle makes the step's host hold all blobs of the bundle that it needs.
-func (e *Env) bringBundle(ctx context.Context, s plan.Step) (*host.Conn, error) {
+// bundleFor is the bundle for the architecture of a host, which was observed before the plan was made.
+func (e *Env) bundleFor(host string) (*bundle.Bundle, error) {
+	f := e.Seen.Hosts[host].Facts
+	if f == nil {
+		return nil, fmt.Errorf("%s: its architecture is unknown, because it was not observed", host)
+	}
+	b := e.bundles.For(f.Arch)
+	if b == nil {
+		return nil, fmt.Errorf("%s: this run has no bundle for its architecture (%q)", host, f.Arch)
+	}
+	return b, nil
+}
+
+// bringBundle makes the step's host hold all blobs that it needs of the bundle for its architecture.
+func (e *Env) bringBundle(ctx context.Context, s plan.Step) (*host.Conn, *bundle.Bundle, error) {
 	h, c, err := e.target(s)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	needed := e.Bundle.Blobs()
-	if !h.IsNode() {
-		needed = e.Bundle.HostBlobs() // no container will run there
+	b, err := e.bundleFor(s.Host)
+	if err != nil {
+		return nil, nil, err
 	}
-	var blobs []distribute.Blob
-	for _, b := range needed {
-		blobs = append(blobs, distribute.Blob{Digest: digest.Digest(b.Digest), Size: b.Size})
-	}
-	return c, e.swarm.Bring(ctx, &peer{c, h.Address, e.Bundle}, blobs, func(detail string) {
+	return c, b, e.swarm.Bring(ctx, &peer{c, h.Address, b}, neededBy(h, b), func(detail string) {
 		e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: s.Host, ID: s.ID, Title: s.Title, Detail: detail})
 	})
 }
 
-// enlistDonors lets hosts that hold this very bundle pass it on.
+// neededBy are the blobs of a bundle that a host needs.
+func neededBy(h spec.Host, b *bundle.Bundle) []distribute.Blob {
+	needed := b.Blobs()
+	if !h.IsNode() {
+		needed = b.HostBlobs() // no container will run there
+	}
+	var blobs []distribute.Blob
+	for _, n := range needed {
+		blobs = append(blobs, distribute.Blob{Digest: digest.Digest(n.Digest), Size: n.Size})
+	}
+	return blobs
+}
+
+// enlistDonors lets hosts that hold the very bundle of their architecture pass it on.
 func (e *Env) enlistDonors() {
 	for _, h := range e.Cluster.Spec.Hosts {
 		f := e.Seen.Hosts[h.Name].Facts
-		if f == nil || e.Bundle == nil || !slices.Contains(f.Bundles, e.Bundle.Digest()) {
+		if f == nil {
+			continue
+		}
+		b := e.bundles.For(f.Arch)
+		if b == nil || !slices.Contains(f.Bundles, b.Digest()) {
 			continue
 		}
 		if c, err := e.Conns.Get(h.Name); err == nil {
-			e.swarm.Donate(&peer{c, h.Address, e.Bundle})
+			e.swarm.Donate(&peer{c, h.Address, b}, neededBy(h, b))
 		}
 	}
 }

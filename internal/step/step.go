@@ -36,7 +36,8 @@ type Env struct {
 	Departing []spec.Host
 	Conns     *host.Set
 	Seen      *facts.Observation
-	Bundle    *bundle.Bundle
+	Bundle    *bundle.Bundle // what all bundles have in common; see bundleFor
+	bundles   bundle.Set
 	Manifests map[string]manifest.Manifest
 	Progress  progress.Sink
 	// Permit evaluates the change of a step on the cluster as it is now, and waits while it is refused for something that
@@ -69,8 +70,8 @@ type Env struct {
 }
 
 // NewEnv prepares a run: its bootstrap token exists only in memory until the cluster has it.
-func NewEnv(s *cluster.State, conns *host.Set, b *bundle.Bundle, m map[string]manifest.Manifest, sink progress.Sink, permit func(context.Context, plan.Step) (cluster.Permit, error)) *Env {
-	e := &Env{Cluster: s.Spec, Present: s.Present(), Departing: s.Departing(), Conns: conns, Seen: s.Seen, Bundle: b, Manifests: m, Progress: sink, Permit: permit, token: newToken(), reached: s.Reached(), virtualIPs: s.VirtualIPs()}
+func NewEnv(s *cluster.State, conns *host.Set, bundles bundle.Set, m map[string]manifest.Manifest, sink progress.Sink, permit func(context.Context, plan.Step) (cluster.Permit, error)) *Env {
+	e := &Env{Cluster: s.Spec, Present: s.Present(), Departing: s.Departing(), Conns: conns, Seen: s.Seen, Bundle: bundles.Main(), bundles: bundles, Manifests: m, Progress: sink, Permit: permit, token: newToken(), reached: s.Reached(), virtualIPs: s.VirtualIPs()}
 	e.lastRecord, e.lastRemoved = s.Seen.LastRecord, s.Seen.LastRemoved
 	if api := s.Seen.API; api != nil {
 		e.lastRecord, e.lastRemoved = api.Record, api.Removed

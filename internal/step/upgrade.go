@@ -120,8 +120,12 @@ func upgradeControlPlane(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
+	b, err := e.bundleFor(s.Host)
+	if err != nil {
+		return err
+	}
 	request := kubeadm.UpgradeRequest{Config: config, Upgrade: string(upgrade), Kubernetes: s.Change.Kubernetes, Etcd: s.Change.Etcd,
-		Programs: programs.SwitchRequest{Bundle: e.Bundle.Digest(), Programs: s.Programs}}
+		Programs: programs.SwitchRequest{Bundle: b.Digest(), Programs: s.Programs}}
 	if len(e.Cluster.HostsWith(spec.RoleControlPlane)) > 1 {
 		request.Node = h.Name
 	}
@@ -170,6 +174,10 @@ func upgradeNode(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
+	b, err := e.bundleFor(s.Host)
+	if err != nil {
+		return err
+	}
 	permit, err := e.permit(ctx, s)
 	if err != nil {
 		return err
@@ -177,7 +185,7 @@ func upgradeNode(ctx context.Context, e *Env, s plan.Step) error {
 	if _, err := kubeadm.PrepareKubelet.Make(ctx, c, permit, string(config)); err != nil {
 		return err
 	}
-	if _, err := programs.SwitchRunning.Make(ctx, c, permit, programs.SwitchRequest{Bundle: e.Bundle.Digest(), Programs: s.Programs, Restart: s.Restart}); err != nil {
+	if _, err := programs.SwitchRunning.Make(ctx, c, permit, programs.SwitchRequest{Bundle: b.Digest(), Programs: s.Programs, Restart: s.Restart}); err != nil {
 		return err
 	}
 	if _, err := kubeadm.KubeletRestarted.On(ctx, c, struct{}{}); err != nil {

@@ -134,7 +134,7 @@ conntrack: {maxPerCore: 0, min: 0}
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, manifests, err := run.Describe(s, b)
+	_, manifests, err := run.Describe(s, bundle.Set{b})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -109,7 +110,7 @@ func (m *mirror) registry() string { return m.Listener.Addr().String() }
 func (m *mirror) publish(t *testing.T, b *bundle.Bundle) {
 	t.Helper()
 	release, _ := components.Lookup(b.Version())
-	published, ok := release.Published()
+	published, ok := release.Published(runtime.GOARCH)
 	if !ok {
 		t.Fatalf("nothing is known to be published of %s", b.Version())
 	}

@@ -122,7 +122,7 @@ func once(ctx context.Context, n int, b *bundle.Bundle) (r measurement, err erro
 	}
 	e := run.Open(ctx, c, progress.Discard)
 	defer e.Close()
-	env := step.NewEnv(e.State(ctx), e.Conns, b, nil, progress.Discard, nil) // installing a bundle changes nothing that runs
+	env := step.NewEnv(e.State(ctx), e.Conns, bundle.Set{b}, nil, progress.Discard, nil) // installing a bundle changes nothing that runs
 	before, err := l.CallerSent()
 	if err != nil {
 		return r, err
