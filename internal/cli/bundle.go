@@ -30,18 +30,21 @@ func (a *app) bundle() *cobra.Command {
 }
 
 func (a *app) bundleBuild(version *string) *cobra.Command {
-	var force bool
+	var force, monitoring bool
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Compile the bundle from pinned Go modules",
-		Long:  "Compiles every component from the Go module proxy and assembles the images. Components that are already built and intact are reused.",
+		Long: `Compiles every component from the Go module proxy and assembles the images. Components that are already built and intact are reused.
+
+With --monitoring, the bundle also contains Prometheus, Alertmanager, node exporter, and kube-state-metrics, for clusters with
+spec.monitoring.prometheus.install. It takes the place of the bundle without them in the cache.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			sink, done := a.progress()
 			b, err := func() (*bundle.Bundle, error) {
 				if err := require.Packages(cmd.Context(), bundle.Requirements(), sink); err != nil {
 					return nil, err
 				}
-				return bundle.Build(cmd.Context(), bundle.BuildOptions{Version: *version, Progress: sink, Force: force})
+				return bundle.Build(cmd.Context(), bundle.BuildOptions{Version: *version, Monitoring: monitoring, Progress: sink, Force: force})
 			}()
 			done()
 			if err != nil {
@@ -54,6 +57,7 @@ func (a *app) bundleBuild(version *string) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "rebuild every component")
+	cmd.Flags().BoolVar(&monitoring, "monitoring", false, "add what spec.monitoring.prometheus.install needs")
 	return cmd
 }
 

@@ -25,22 +25,26 @@ func Prepared(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*bundle
 }
 
 // builder compiles a bundle that is nowhere else.
-type builder func(ctx context.Context, version string, sink progress.Sink) (*bundle.Bundle, error)
+type builder func(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*bundle.Bundle, error)
 
-func compile(ctx context.Context, version string, sink progress.Sink) (*bundle.Bundle, error) {
+func compile(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*bundle.Bundle, error) {
 	if err := require.Packages(ctx, bundle.Requirements(), sink); err != nil {
 		return nil, err
 	}
-	return bundle.Build(ctx, bundle.BuildOptions{Version: version, Progress: sink})
+	return bundle.Build(ctx, bundle.BuildOptions{Version: c.Spec.Kubernetes.Version, Monitoring: c.InstallsPrometheus(), Progress: sink})
 }
 
-func refuse(_ context.Context, version string, _ progress.Sink) (*bundle.Bundle, error) {
-	return nil, fmt.Errorf("the bundle of Kubernetes %s is not compiled yet, and this command changes nothing, not even on this machine: %w: run `quorate bundle build` first; `quorate apply` and `quorate up` do that themselves",
-		version, bundle.ErrNotBuilt)
+func refuse(_ context.Context, c *spec.Cluster, _ progress.Sink) (*bundle.Bundle, error) {
+	what, command := "", "quorate bundle build"
+	if c.InstallsPrometheus() {
+		what, command = " with Prometheus", "quorate bundle build --monitoring"
+	}
+	return nil, fmt.Errorf("the bundle of Kubernetes %s%s is not compiled yet, and this command changes nothing, not even on this machine: %w: run `%s` first; `quorate apply` and `quorate up` do that themselves",
+		c.Spec.Kubernetes.Version, what, bundle.ErrNotBuilt, command)
 }
 
 func find(ctx context.Context, c *spec.Cluster, build builder, sink progress.Sink) (*bundle.Bundle, error) {
-	b, err := bundleFrom(ctx, c.Spec.Kubernetes.Version, c.Spec.Components, build, sink)
+	b, err := bundleFrom(ctx, c, build, sink)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +54,8 @@ func find(ctx context.Context, c *spec.Cluster, build builder, sink progress.Sin
 	return b, nil
 }
 
-func bundleFrom(ctx context.Context, version string, c spec.Components, build builder, sink progress.Sink) (*bundle.Bundle, error) {
+func bundleFrom(ctx context.Context, cluster *spec.Cluster, build builder, sink progress.Sink) (*bundle.Bundle, error) {
+	version, c := cluster.Spec.Kubernetes.Version, cluster.Spec.Components
 	have, err := bundle.Open(bundle.DefaultDir(version))
 	if err != nil && !errors.Is(err, bundle.ErrNotBuilt) {
 		have = nil // damaged: every source replaces it
@@ -64,10 +69,10 @@ func bundleFrom(ctx context.Context, version string, c spec.Components, build bu
 		return bundle.Get(ctx, o)
 	}
 	// An imported bundle is as good as one that was compiled here if both have the same sources.
-	if have != nil && have.Current() {
+	if have != nil && have.Current(cluster.InstallsPrometheus()) {
 		return have, nil
 	}
-	return build(ctx, version, sink)
+	return build(ctx, cluster, sink)
 }
 
 // wholeBundle imports a file or pulls a reference, unless that bundle is already in the cache.

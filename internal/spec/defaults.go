@@ -40,6 +40,7 @@ func (c *Cluster) Default() {
 	fill(&s.Network.ServiceCIDR, DefaultServiceCIDR)
 	fill(&s.Failover.Profile, ProfileFast)
 	s.Backup.fill()
+	s.Monitoring.Prometheus.fill()
 	if e := &s.ControlPlane.Endpoint; *e != "" && !strings.ContainsAny(*e, ":/") {
 		*e += ":" + DefaultPort
 	}
