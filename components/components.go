@@ -81,10 +81,11 @@ type CBuild struct {
 	Define map[string]string `json:",omitempty"`
 }
 
-// DebianFiles takes a program and the shared libraries it needs, nothing else, out of Debian packages.
+// DebianFiles takes a program and the shared libraries it needs, or all files of a folder, and nothing else, out of Debian packages.
 type DebianFiles struct {
 	Package string
-	Program string
+	Program string `json:",omitempty"`
+	Folder  string `json:",omitempty"`
 }
 
 // Dir is an empty folder.

@@ -16,7 +16,11 @@ import (
 
 func TestReleasesAreWhole(t *testing.T) {
 	pinned := map[string]bool{}
+	wholes := Releases()
 	for _, r := range Releases() {
+		wholes = append(wholes, r.Monitored())
+	}
+	for _, r := range wholes {
 		t.Run(r.Kubernetes, func(t *testing.T) {
 			if found, ok := Lookup(r.Kubernetes); !ok || found.Kubernetes != r.Kubernetes {
 				t.Errorf("Lookup finds %v", found.Kubernetes)
@@ -62,6 +66,26 @@ func TestReleasesAreWhole(t *testing.T) {
 	for _, name := range all {
 		if !pinned[name] {
 			t.Errorf("no release uses %s: run `go run ./components/tidy`", name)
+		}
+	}
+}
+
+// TestMonitoredAddsOnly: a bundle without monitoring is what it was, and one with it has the same programs for the cluster.
+func TestMonitoredAddsOnly(t *testing.T) {
+	for _, r := range Releases() {
+		m := r.Monitored()
+		if !reflect.DeepEqual(m.Components[:len(r.Components)], r.Components) || !reflect.DeepEqual(m.Images[:len(r.Images)], r.Images) || !reflect.DeepEqual(m.Host, r.Host) {
+			t.Errorf("%s: what the cluster itself is made of differs", r.Kubernetes)
+		}
+		var added []string
+		for _, i := range m.Images[len(r.Images):] {
+			added = append(added, i.Name)
+		}
+		if want := []string{"quorate.dev/prometheus:v3.16.0", "quorate.dev/alertmanager:v0.31.1", "quorate.dev/kube-state-metrics:v2.18.0", "quorate.dev/node-exporter:v1.12.1"}; !slices.Equal(added, want) {
+			t.Errorf("%s: %v", r.Kubernetes, added)
+		}
+		if again, _ := Lookup(r.Kubernetes); len(again.Images) != len(r.Images) || len(again.Components) != len(r.Components) {
+			t.Errorf("%s: the release itself has changed", r.Kubernetes)
 		}
 	}
 }

@@ -24,10 +24,11 @@ import (
 
 // BuildOptions says what to build.
 type BuildOptions struct {
-	Version  string        // of Kubernetes; one of Versions
-	Arch     string        // as in GOARCH; empty: this machine's
-	Progress progress.Sink // nil: not shown
-	Force    bool          // rebuild every component, even if nothing has changed
+	Version    string        // of Kubernetes; one of Versions
+	Arch       string        // as in GOARCH; empty: this machine's
+	Monitoring bool          // with the images of spec.monitoring.prometheus
+	Progress   progress.Sink // nil: not shown
+	Force      bool          // rebuild every component, even if nothing has changed
 }
 
 // UnknownVersionError says that this version of Quorate cannot make the bundle of a Kubernetes version.
@@ -66,7 +67,7 @@ func Versions() []string {
 // of the same sources; otherwise it reuses intact components from the cache. An interrupted build
 // continues where it stopped: Go keeps what it has compiled.
 func Build(ctx context.Context, o BuildOptions) (*Bundle, error) {
-	release, ok := components.Lookup(o.Version)
+	release, ok := releaseOf(o.Version, o.Monitoring)
 	if !ok {
 		return nil, &UnknownVersionError{o.Version}
 	}
@@ -102,6 +103,15 @@ func Build(ctx context.Context, o BuildOptions) (*Bundle, error) {
 		return err
 	})
 	return b, err
+}
+
+// releaseOf is what a bundle is made of, with or without the images of spec.monitoring.prometheus.
+func releaseOf(version string, monitoring bool) (components.Release, bool) {
+	release, ok := components.Lookup(version)
+	if ok && monitoring {
+		release = release.Monitored()
+	}
+	return release, ok
 }
 
 // existing returns the bundle in dir if it has these sources and is intact. Damage is reported but is not

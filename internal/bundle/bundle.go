@@ -17,8 +17,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"quorate.dev/quorate/components"
-
 	"quorate.dev/quorate/internal/paths"
 )
 
@@ -259,10 +257,10 @@ func (b *Bundle) Version() string { return b.index.Annotations[annotationVersion
 // Arch is the machine architecture, as in GOARCH.
 func (b *Bundle) Arch() string { return b.index.Annotations[annotationArch] }
 
-// Current reports whether this version of Quorate would build the same bundle. Another bundle lacks what the manifests and
-// the host configuration of this version depend on.
-func (b *Bundle) Current() bool {
-	release, ok := components.Lookup(b.Version())
+// Current reports whether this version of Quorate would build the same bundle, with or without the images of spec.monitoring.prometheus. Another
+// bundle lacks what the manifests and the host configuration of this version depend on.
+func (b *Bundle) Current(monitoring bool) bool {
+	release, ok := releaseOf(b.Version(), monitoring)
 	if !ok {
 		return false
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 // takeDebian gets a program out of its Debian package, with the loader and the shared libraries that
-// it needs from the packages that it depends on. apt checks the packages' signatures and hashes.
+// it needs from the packages that it depends on, or the files of a folder. apt checks the packages' signatures and hashes.
 // It returns the versions of the packages that files came from.
 func (w *workshop) takeDebian(ctx context.Context, c components.Component, dir workDir) ([]entry, map[string]string, error) {
 	packages, err := downloadPackages(ctx, c.Debian.Package, w.arch, dir)
@@ -30,9 +30,13 @@ func (w *workshop) takeDebian(ctx context.Context, c components.Component, dir w
 			return nil, nil, err
 		}
 	}
-	names, err := root.closure(c.Debian.Program)
+	what, mode, choose := c.Debian.Program, fs.FileMode(0o755), root.closure
+	if c.Debian.Folder != "" {
+		what, mode, choose = c.Debian.Folder, 0o644, root.below
+	}
+	names, err := choose(what)
 	if err != nil {
-		return nil, nil, fmt.Errorf("extract %s from the Debian package %s: %w", c.Debian.Program, c.Debian.Package, err)
+		return nil, nil, fmt.Errorf("extract %s from the Debian package %s: %w", what, c.Debian.Package, err)
 	}
 	var entries []entry
 	versions := map[string]string{}
@@ -42,7 +46,7 @@ func (w *workshop) takeDebian(ctx context.Context, c components.Component, dir w
 			return nil, nil, err
 		}
 		// The library's content under the name that the loader asks for, without the chain of links.
-		entries = append(entries, entry{name: name, mode: 0o755, source: file})
+		entries = append(entries, entry{name: name, mode: mode, source: file})
 		versions[owner] = packages[slices.IndexFunc(packages, func(p debianPackage) bool { return p.name == owner })].version
 	}
 	return entries, versions, nil
@@ -188,6 +192,20 @@ func (r debianRoot) closure(program string) ([]string, error) {
 	var names []string
 	for name := range found {
 		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// below are the files of a folder.
+func (r debianRoot) below(folder string) (names []string, err error) {
+	for name := range r.owner {
+		if strings.HasPrefix(name, folder+"/") {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return nil, errors.New("it has no files there")
 	}
 	slices.Sort(names)
 	return names, nil

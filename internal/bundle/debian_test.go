@@ -64,3 +64,14 @@ func TestClosure(t *testing.T) {
 		t.Errorf("a missing library: %v", err)
 	}
 }
+
+func TestBelow(t *testing.T) {
+	root := debianRoot{dir: t.TempDir(), owner: map[string]string{"usr/share/certs/b.crt": "certs", "usr/share/certs/a.crt": "certs", "usr/share/certs-doc/c": "certs", "usr/sbin/tool": "tool"}}
+	names, err := root.below("usr/share/certs")
+	if want := []string{"usr/share/certs/a.crt", "usr/share/certs/b.crt"}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("%v, %v, want %v", names, err, want)
+	}
+	if _, err := root.below("usr/share/none"); err == nil {
+		t.Error("a folder that no package has is taken for an empty one")
+	}
+}

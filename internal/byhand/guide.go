@@ -47,6 +47,7 @@ func Guide(c *spec.Cluster) (*byhand.Transcript, error) {
 	}
 	delete(manifests, manifest.Approver) // a person approves by hand
 	delete(manifests, manifest.Exporter)
+	delete(manifests, manifest.Prometheus) // its images are in bundles only
 	own, given, err := cni.Read(c)
 	if err != nil {
 		return nil, err

@@ -49,21 +49,24 @@ func (a *architecture) Set(s string) error {
 }
 
 func (a *app) bundleBuild(version *string, arch *architecture) *cobra.Command {
-	var force bool
+	var force, monitoring bool
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Compile the bundle from pinned Go modules",
 		Long: `Compiles every component from the Go module proxy and assembles the images. Components that are already built and intact are reused.
 
 With --arch, it compiles a bundle for hosts of another architecture than this machine's. Its programs are not run here. The C
-compiler for that architecture is installed on this machine, and apt must reach a mirror with that architecture.`,
+compiler for that architecture is installed on this machine, and apt must reach a mirror with that architecture.
+
+With --monitoring, the bundle also contains Prometheus, Alertmanager, node exporter, and kube-state-metrics, for clusters with
+spec.monitoring.prometheus.install. It takes the place of the bundle without them in the cache.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			sink, done := a.progress()
 			b, err := func() (*bundle.Bundle, error) {
 				if err := require.Packages(cmd.Context(), bundle.Requirements(string(*arch)), sink); err != nil {
 					return nil, err
 				}
-				return bundle.Build(cmd.Context(), bundle.BuildOptions{Version: *version, Arch: string(*arch), Progress: sink, Force: force})
+				return bundle.Build(cmd.Context(), bundle.BuildOptions{Version: *version, Arch: string(*arch), Monitoring: monitoring, Progress: sink, Force: force})
 			}()
 			done()
 			if err != nil {
@@ -76,6 +79,7 @@ compiler for that architecture is installed on this machine, and apt must reach 
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "rebuild every component")
+	cmd.Flags().BoolVar(&monitoring, "monitoring", false, "add what spec.monitoring.prometheus.install needs")
 	return cmd
 }
 

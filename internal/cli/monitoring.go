@@ -21,7 +21,8 @@ func (a *app) monitoring() *cobra.Command {
 		Use:   "monitoring",
 		Short: "Print alert rules and scrape configuration for Prometheus, and dashboards for Grafana",
 		Long: `Prints what a Prometheus and a Grafana of your own need to watch a cluster whose control planes expose metrics (spec.monitoring.exporter): plain
-files, or objects of the Prometheus Operator. It changes nothing in the cluster, and connects to no host. docs/monitoring.md and docs/alerts.md say what is
+files, or objects of the Prometheus Operator. It changes nothing in the cluster, and connects to no host. spec.monitoring.prometheus
+has quorate apply install Prometheus and Alertmanager in the cluster instead. docs/monitoring.md and docs/alerts.md say what is
 exposed, and what to do about each alert.`,
 	}
 	cmd.AddCommand(a.monitoringRules(), a.monitoringScrape(), a.monitoringAccess(), a.monitoringDashboards())

@@ -1,5 +1,6 @@
 // Package monitoring renders what a Prometheus of the user's own needs to watch a cluster: alert rules, scrape configuration, and the account
-// with which it reads the metrics, as plain files and as objects of the Prometheus Operator. It is pure.
+// with which it reads the metrics, as plain files and as objects of the Prometheus Operator. For users who have none, it renders Prometheus and what
+// belongs to it. It is pure.
 package monitoring
 
 import (

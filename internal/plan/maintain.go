@@ -119,6 +119,7 @@ func (b *builder) maintain() error {
 	b.forgetEndpoints(b.all()...)
 	b.scheduleBackups(b.all()...)
 	b.watch(b.all()...)
+	b.removePrometheus(b.all()...)
 	b.recordSpec(b.all()...)
 	b.finish()
 	return nil
@@ -341,6 +342,10 @@ func (b *builder) applyManifests(after ...*Step) {
 			s.Reason += "; the pod network's agents restart one after another"
 			s.Change = change(cluster.Restart, cluster.PodNetwork, "")
 			b.addInTurn(s, after...)
+			continue
+		}
+		if name == manifest.Prometheus { // no registry has its images
+			b.add(s, append(slices.Clone(after), b.ofKind(ImportImages)...)...)
 			continue
 		}
 		b.add(s, after...)

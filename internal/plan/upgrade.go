@@ -97,6 +97,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	b.forgetEndpoints(b.all()...)
 	b.scheduleBackups(b.all()...)
 	b.watch(b.all()...)
+	b.removePrometheus(b.all()...)
 	b.recordSpec(b.all()...)
 	b.finish()
 	return nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/monitoring"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
@@ -93,6 +94,14 @@ func (b *builder) removeExporters(after []*Step) {
 	if api := b.Seen.API; api != nil && !b.c.Spec.Monitoring.Exporter && api.Applied[manifest.Exporter] != "" {
 		b.add(Step{Kind: RemoveManifest, Detail: manifest.Exporter, Manifest: manifest.Exporter, Title: "remove the permissions of the exporter of metrics from the cluster",
 			Reason: "spec.monitoring.exporter is off"}, append(told, b.ofKind(RemoveExporter)...)...)
+	}
+}
+
+// removePrometheus plans the removal of the Prometheus that an earlier spec had installed.
+func (b *builder) removePrometheus(after ...*Step) {
+	if api := b.Seen.API; api != nil && !b.c.InstallsPrometheus() && api.Applied[manifest.Prometheus] != "" {
+		b.add(Step{Kind: RemoveManifest, Detail: manifest.Prometheus, Manifest: manifest.Prometheus, Title: "remove Prometheus and Alertmanager from the cluster",
+			Reason: "spec.monitoring.prometheus.install is off; what others have put into the namespace " + monitoring.Namespace + " stays"}, after...)
 	}
 }
 

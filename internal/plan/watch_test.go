@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"quorate.dev/quorate/internal/cluster"
@@ -308,4 +309,84 @@ func TestRepairsRestoreWhatIsApproved(t *testing.T) {
 	if len(b.ofKind(Configure)) < len(f.Spec.Spec.Hosts) {
 		t.Errorf("only %d steps", len(b.ofKind(Configure)))
 	}
+}
+
+// TestPrometheusComesAndGoes: it is applied when the hosts have its images, again when it is another one, and removed when the spec says so.
+func TestPrometheusComesAndGoes(t *testing.T) {
+	with := testBundle
+	with.Digest, with.Manifests = "sha256:with", maps.Clone(testBundle.Manifests)
+	if with.Manifests == nil {
+		with.Manifests = map[string]string{}
+	}
+	with.Manifests[manifest.Prometheus] = "sha256:one"
+	for name, tc := range map[string]struct {
+		install, imports bool
+		applied          string
+		bundle           Bundle
+		kind             Kind
+		reason           string
+	}{
+		"it is new":                {install: true, bundle: with, imports: true, kind: ApplyManifest, reason: "not applied yet"},
+		"it is another one":        {install: true, applied: "sha256:other", bundle: with, imports: true, kind: ApplyManifest, reason: "another version is applied"},
+		"it is the same":           {install: true, applied: "sha256:one", bundle: with, imports: true},
+		"it is off, and never was": {bundle: testBundle},
+		"it is off":                {applied: "sha256:one", bundle: testBundle, kind: RemoveManifest, reason: "what others have put into the namespace quorate-monitoring stays"},
+	} {
+		c := testCluster()
+		obs := finished(t, c)
+		c.Spec.Monitoring.Prometheus.Install = tc.install
+		obs.API.Applied = maps.Clone(obs.API.Applied)
+		if obs.API.Applied == nil {
+			obs.API.Applied = map[string]string{}
+		}
+		if tc.applied != "" {
+			obs.API.Applied[manifest.Prometheus] = tc.applied
+		}
+		p, err := Build(cluster.Evaluate(c, obs), tc.bundle)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var imports []string
+		var found []Step
+		for _, s := range p.Steps {
+			switch {
+			case s.Kind == ImportImages:
+				imports = append(imports, s.ID)
+			case s.Manifest == manifest.Prometheus:
+				found = append(found, s)
+			}
+		}
+		if tc.imports != (len(imports) > 0) {
+			t.Errorf("%s: images are imported: %v", name, imports)
+		}
+		if tc.kind == "" {
+			if len(found) > 0 {
+				t.Errorf("%s: %+v", name, found)
+			}
+			continue
+		}
+		if len(found) != 1 || found[0].Kind != tc.kind || !strings.Contains(found[0].Reason, tc.reason) || found[0].Change != nil {
+			t.Errorf("%s: %+v", name, found)
+			continue
+		}
+		for _, i := range imports {
+			if !reaches(p, found[0].ID, i) {
+				t.Errorf("%s: it does not wait for %s", name, i)
+			}
+		}
+	}
+}
+
+// reaches reports whether a step waits for another one, directly or not.
+func reaches(p *Plan, from, to string) bool {
+	waits := map[string]bool{from: true}
+	for i := len(p.Steps) - 1; i >= 0; i-- { // a step comes after all that it needs
+		if s := p.Steps[i]; waits[s.ID] {
+			for _, n := range s.Needs {
+				waits[n] = true
+			}
+		}
+	}
+	return waits[to]
 }

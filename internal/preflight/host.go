@@ -445,6 +445,9 @@ func Ports(c *spec.Cluster, h spec.Host) []Port {
 	if h.Has(spec.RoleControlPlane) && c.Spec.Monitoring.Exporter {
 		out = append(out, Port{spec.ExporterPort, "quorate-host"})
 	}
+	if h.IsNode() && c.InstallsPrometheus() {
+		out = append(out, Port{spec.NodeExporterPort, "node-exporter"})
+	}
 	if hasMember(c, h) {
 		out = append(out, Port{2379, "etcd"}, Port{2380, "etcd"}, Port{2381, "etcd"})
 	}

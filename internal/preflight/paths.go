@@ -28,6 +28,12 @@ func sharesPort(c *spec.Cluster, h spec.Host) bool {
 	return h.Has(spec.RoleControlPlane) && hostconfig.SharesAPIPort(c)
 }
 
+// Uses of paths between all nodes.
+const (
+	podTraffic  = "pods"
+	nodeMetrics = "node metrics"
+)
+
 type inlet struct {
 	port  int
 	proto string
@@ -52,8 +58,12 @@ func inbound(c *spec.Cluster, h spec.Host) []inlet {
 	}
 	if h.IsNode() {
 		out = append(out, inlet{10250, facts.TCP, "kubelet", cp})
+		if c.InstallsPrometheus() {
+			out = append(out, inlet{10250, facts.TCP, nodeMetrics, func(o spec.Host) bool { return o.IsNode() && !cp(o) }},
+				inlet{spec.NodeExporterPort, facts.TCP, nodeMetrics, spec.Host.IsNode})
+		}
 		if c.Spec.Network.CNI == spec.CNIFlannel {
-			out = append(out, inlet{flannelPort, facts.UDP, "pods", spec.Host.IsNode})
+			out = append(out, inlet{flannelPort, facts.UDP, podTraffic, spec.Host.IsNode})
 		}
 	}
 	if c.Balances(h) {
@@ -74,7 +84,7 @@ func Paths(c *spec.Cluster, only []string) []facts.Path {
 	for _, to := range c.Spec.Hosts {
 		for _, in := range inbound(c, to) {
 			for _, from := range c.Spec.Hosts {
-				if from.Name == to.Name || !wanted(from) && !wanted(to) || !in.from(from) || in.use == "pods" && !near[[2]string{from.Name, to.Name}] {
+				if from.Name == to.Name || !wanted(from) && !wanted(to) || !in.from(from) || (in.use == podTraffic || in.use == nodeMetrics) && !near[[2]string{from.Name, to.Name}] {
 					continue
 				}
 				out = append(out, facts.Path{From: from.Name, To: to.Name, Address: to.Address, Proto: in.proto, Port: in.port, For: in.use})

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -24,6 +25,43 @@ func TestMetricsNeedAPort(t *testing.T) {
 	c.Spec.Monitoring.Exporter = true
 	if port, path := needs(); !port || !path {
 		t.Errorf("with metrics: %t, %t", port, path)
+	}
+}
+
+// TestPrometheusNeedsPorts of all nodes, which other nodes must reach. Of the paths between them, a sample is tried.
+func TestPrometheusNeedsPorts(t *testing.T) {
+	c := labSpec()
+	count := func(port int) (n int) {
+		for _, p := range Paths(c, nil) {
+			if p.Port == port {
+				n++
+			}
+		}
+		return n
+	}
+	worker, _ := c.Host("worker-a")
+	needs := func() bool {
+		return slices.ContainsFunc(Ports(c, worker), func(p Port) bool { return p.Number == spec.NodeExporterPort })
+	}
+	kubelets := count(10250)
+	if needs() || count(spec.NodeExporterPort) > 0 {
+		t.Error("a cluster without it needs its port")
+	}
+	c.Spec.Monitoring.Prometheus.Install = true
+	nodes := 0
+	for _, h := range c.Spec.Hosts {
+		if h.IsNode() {
+			nodes++
+		}
+	}
+	if !needs() || count(spec.NodeExporterPort) != nodes*(nodes-1) || count(10250) <= kubelets || count(10250) > nodes*(nodes-1) {
+		t.Errorf("%d nodes: %d and %d paths", nodes, count(spec.NodeExporterPort), count(10250))
+	}
+	for i := range 500 {
+		c.Spec.Hosts = append(c.Spec.Hosts, spec.Host{Name: fmt.Sprint("w", i), Address: fmt.Sprintf("10.1.%d.%d", i/250, i%250+1), Roles: []string{spec.RoleWorker}, Zone: "a"})
+	}
+	if n := count(spec.NodeExporterPort); n > 2*meshSome*len(c.Spec.Hosts) {
+		t.Errorf("%d paths", n)
 	}
 }
 

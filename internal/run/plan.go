@@ -14,6 +14,7 @@ import (
 	"quorate.dev/quorate/internal/cni"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/files"
+	"quorate.dev/quorate/internal/monitoring"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
@@ -105,6 +106,9 @@ func Describe(c *spec.Cluster, bundles bundle.Set) (plan.Bundle, map[string]mani
 		return plan.Bundle{}, nil, fmt.Errorf("the bundle contains Kubernetes %s, but the spec says %s", b.Version(), c.Spec.Kubernetes.Version)
 	}
 	image := func(short string) string { i, _ := b.Image(short); return i.Name }
+	if lacks := monitoring.Lacking(c, image); lacks != "" {
+		return plan.Bundle{}, nil, fmt.Errorf("spec.monitoring.prometheus is to be installed, but the bundle has no image %s: %s", lacks, monitoring.MakeBundle)
+	}
 	manifests, err := manifest.Render(c, image, b.IsPublished())
 	if err != nil {
 		return plan.Bundle{}, nil, err

@@ -45,27 +45,30 @@ func (e *ArchError) Error() string {
 }
 
 // builder compiles a bundle that is nowhere else.
-type builder func(ctx context.Context, version, arch string, sink progress.Sink) (*bundle.Bundle, error)
+type builder func(ctx context.Context, c *spec.Cluster, arch string, sink progress.Sink) (*bundle.Bundle, error)
 
-func compile(ctx context.Context, version, arch string, sink progress.Sink) (*bundle.Bundle, error) {
+func compile(ctx context.Context, c *spec.Cluster, arch string, sink progress.Sink) (*bundle.Bundle, error) {
 	if err := require.Packages(ctx, bundle.Requirements(arch), sink); err != nil {
 		return nil, err
 	}
-	return bundle.Build(ctx, bundle.BuildOptions{Version: version, Arch: arch, Progress: sink})
+	return bundle.Build(ctx, bundle.BuildOptions{Version: c.Spec.Kubernetes.Version, Arch: arch, Monitoring: c.InstallsPrometheus(), Progress: sink})
 }
 
-func refuse(_ context.Context, version, arch string, _ progress.Sink) (*bundle.Bundle, error) {
-	what, command := "Kubernetes "+version, "`quorate bundle build`"
-	if arch != runtime.GOARCH {
-		what, command = what+" for "+arch, "`quorate bundle build --arch "+arch+"`"
+func refuse(_ context.Context, c *spec.Cluster, arch string, _ progress.Sink) (*bundle.Bundle, error) {
+	what, command := "Kubernetes "+c.Spec.Kubernetes.Version, "quorate bundle build"
+	if c.InstallsPrometheus() {
+		what, command = what+" with Prometheus", command+" --monitoring"
 	}
-	return nil, fmt.Errorf("the bundle of %s is not compiled yet, and this command changes nothing, not even on this machine: %w: run %s first; `quorate apply` and `quorate up` do that themselves",
+	if arch != runtime.GOARCH {
+		what, command = what+" for "+arch, command+" --arch "+arch
+	}
+	return nil, fmt.Errorf("the bundle of %s is not compiled yet, and this command changes nothing, not even on this machine: %w: run `%s` first; `quorate apply` and `quorate up` do that themselves",
 		what, bundle.ErrNotBuilt, command)
 }
 
 func find(ctx context.Context, c *spec.Cluster, arch string, build builder, sink progress.Sink) (*bundle.Bundle, error) {
 	from := c.Spec.Components.For(arch)
-	b, err := bundleFrom(ctx, c.Spec.Kubernetes.Version, arch, from, build, sink)
+	b, err := bundleFrom(ctx, c, arch, from, build, sink)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +81,8 @@ func find(ctx context.Context, c *spec.Cluster, arch string, build builder, sink
 	return b, nil
 }
 
-func bundleFrom(ctx context.Context, version, arch string, c spec.Components, build builder, sink progress.Sink) (*bundle.Bundle, error) {
+func bundleFrom(ctx context.Context, cluster *spec.Cluster, arch string, c spec.Components, build builder, sink progress.Sink) (*bundle.Bundle, error) {
+	version := cluster.Spec.Kubernetes.Version
 	have, err := bundle.Open(bundle.DirFor(version, arch))
 	if err != nil && !errors.Is(err, bundle.ErrNotBuilt) {
 		have = nil // damaged: every source replaces it
@@ -92,10 +96,10 @@ func bundleFrom(ctx context.Context, version, arch string, c spec.Components, bu
 		return bundle.Get(ctx, o)
 	}
 	// An imported bundle is as good as one that was compiled here if both have the same sources.
-	if have != nil && have.Current() {
+	if have != nil && have.Current(cluster.InstallsPrometheus()) {
 		return have, nil
 	}
-	return build(ctx, version, arch, sink)
+	return build(ctx, cluster, arch, sink)
 }
 
 // wholeBundle imports a file or pulls a reference, unless that bundle is already in the cache.

@@ -2,8 +2,14 @@ package sources
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/progress"
@@ -19,7 +25,41 @@ func TestPreparedCompilesNothing(t *testing.T) {
 	if _, err := Prepared(t.Context(), c, progress.Discard); !errors.Is(err, bundle.ErrNotBuilt) {
 		t.Errorf("got %v", err)
 	}
+	c.Spec.Monitoring.Prometheus.Install = true
+	if _, err := Prepared(t.Context(), c, progress.Discard); !errors.Is(err, bundle.ErrNotBuilt) || !strings.Contains(err.Error(), "run `quorate bundle build --monitoring` first") {
+		t.Errorf("with Prometheus: %v", err)
+	}
 	if entries, err := os.ReadDir(cache); err != nil || len(entries) > 0 {
 		t.Errorf("%v, %v", entries, err)
+	}
+}
+
+// emptyBundle is a bundle in an empty cache that has a host image and no others. It returns its digest.
+func emptyBundle(t *testing.T, version string) string {
+	t.Helper()
+	t.Setenv("QUORATE_CACHE", t.TempDir())
+	dir := bundle.DefaultDir(version)
+	config := digest.FromString("{}")
+	manifest := fmt.Sprintf(`{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"%s","size":2},"layers":[]}`, config)
+	sum := digest.FromString(manifest)
+	index := fmt.Sprintf(`{"schemaVersion":2,"annotations":{"quorate.dev/kubernetes":"%s","quorate.dev/arch":"%s"},"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"%s","size":%d,`+
+		`"annotations":{"io.containerd.image.name":"quorate.dev/host:%s","quorate.dev/role":"host"}}]}`, version, runtime.GOARCH, sum, len(manifest), version)
+	blobs := filepath.Join(dir, "blobs", "sha256")
+	if err := errors.Join(os.MkdirAll(blobs, 0o755), os.WriteFile(filepath.Join(blobs, sum.Encoded()), []byte(manifest), 0o600), os.WriteFile(filepath.Join(dir, "index.json"), []byte(index), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return digest.FromString(index).String()
+}
+
+// TestABundleWithoutPrometheus is found before anything is changed, if the spec installs it.
+func TestABundleWithoutPrometheus(t *testing.T) {
+	c := spec.DefaultLab("test")
+	c.Spec.Components = spec.Components{Source: spec.SourceBundle, File: "/nonexistent/bundle.tar", Digest: emptyBundle(t, c.Spec.Kubernetes.Version)}
+	if found := Check(t.Context(), c, []string{runtime.GOARCH}); len(found) != 0 {
+		t.Errorf("nothing is to be installed: %+v", found)
+	}
+	c.Spec.Monitoring.Prometheus.Install = true
+	if found := Check(t.Context(), c, []string{runtime.GOARCH}); len(found) != 1 || !strings.Contains(found[0].Summary, "no image prometheus") || !strings.HasPrefix(found[0].Fix, "Make a bundle with `quorate bundle build --monitoring`") {
+		t.Errorf("%+v", found)
 	}
 }

@@ -21,7 +21,7 @@ func Choose(ctx context.Context, version string) (source, why string) {
 }
 
 func choose(ctx context.Context, version string, published spec.Components, patience time.Duration) (source, why string) {
-	if b, err := bundle.Open(bundle.DefaultDir(version)); err == nil && b.Current() {
+	if b, err := bundle.Open(bundle.DefaultDir(version)); err == nil && (b.Current(false) || b.Current(true)) {
 		return spec.SourceModules, "its bundle, compiled from modules, is in the cache"
 	}
 	if bundle.Here(GetOptions(version, "", published)) {

@@ -20,6 +20,7 @@ import (
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/fetch"
+	"quorate.dev/quorate/internal/monitoring"
 	"quorate.dev/quorate/internal/registry"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -60,8 +61,12 @@ func check(ctx context.Context, c *spec.Cluster, arch string, patience time.Dura
 			return k.published(ctx, c.Spec.Kubernetes.Version)
 		}
 	case spec.SourceBundle:
-		if have, err := bundle.Open(bundle.DirFor(c.Spec.Kubernetes.Version, arch)); err != nil || !holds(k.of, have.Digest()) {
+		have, err := bundle.Open(bundle.DirFor(c.Spec.Kubernetes.Version, arch))
+		if err != nil || !holds(k.of, have.Digest()) {
 			return k.whole(ctx)
+		}
+		if lacks := monitoring.Lacking(c, func(short string) string { i, _ := have.Image(short); return i.Name }); lacks != "" {
+			return []cluster.Finding{finding("spec.monitoring.prometheus is to be installed, but the bundle has no image "+lacks, strings.ToUpper(monitoring.MakeBundle[:1])+monitoring.MakeBundle[1:]+".")}
 		}
 	}
 	return nil

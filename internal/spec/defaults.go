@@ -39,6 +39,7 @@ func (c *Cluster) Default() {
 	s.Network.fill(s.Hosts)
 	fill(&s.Failover.Profile, ProfileFast)
 	s.Backup.fill()
+	s.Monitoring.Prometheus.fill()
 	if e := &s.ControlPlane.Endpoint; *e != "" && !strings.ContainsAny(*e, ":/") {
 		*e += ":" + DefaultPort
 	}

@@ -211,6 +211,11 @@ var editing = map[string]string{
 
 	"Monitoring.exporter": "The control planes get a unit that observes, with keys of its own and access to all hosts to read, and one that serves metrics; with `false`, the latter and its permissions in the cluster are removed, and the former unless repair.watch needs it. Nothing restarts",
 
+	"Prometheus.install":            "Prometheus, Alertmanager, kube-state-metrics, and node exporters are installed; for this, hosts get another bundle, and containerd, kubelets, and etcd on hosts of its own restart in turn, as for any other bundle. With `false`, all of that is removed but the namespace quorate-monitoring and what you put there",
+	"Prometheus.retention":          "The servers read their new configuration, and delete what is older",
+	"Prometheus.storage":            "The servers restart one after another, and lose what they have stored",
+	"Prometheus.alertmanagerSecret": "The Alertmanagers restart one after another, and keep their silences",
+
 	"Drill.objectives":               objective,
 	"Objective.faults":               objective,
 	"Objective.clients":              objective,

@@ -93,10 +93,31 @@ type Monitoring struct {
 	// of the control planes. For this, the control planes can log in to all hosts with keys of their own, which are good for reading, and
 	// with repair.watch for repairs, and nothing else. The default is false.
 	Exporter bool `yaml:"exporter,omitempty" json:"exporter,omitempty" edit:"rolling"`
+	// Prometheus says whether Prometheus runs in the cluster. Without it, your own Prometheus can read the metrics.
+	Prometheus Prometheus `yaml:"prometheus,omitempty" json:"prometheus,omitempty"`
 }
 
-// ExporterPort is the port of control planes on which Monitoring.Exporter exposes metrics.
-const ExporterPort = 10270
+// Prometheus installs what reads the metrics of a cluster, and raises alerts.
+type Prometheus struct {
+	// Install has two Prometheus servers and two Alertmanagers run in the namespace quorate-monitoring, on different nodes and in different zones, with
+	// kube-state-metrics, and a node exporter on port 9100 of every node. It needs monitoring.exporter, and a bundle that is compiled. The default is false.
+	Install bool `yaml:"install,omitempty" json:"install,omitempty" edit:"rolling"`
+	// Retention is how long samples are kept, such as 12h, 15d, or 8w. The default is 15d.
+	Retention string `yaml:"retention,omitempty" json:"retention,omitempty" edit:"rolling"`
+	// Storage is how much each server may use of the disk of its node. The oldest samples go first. What a server has stored is lost with its pod. The
+	// default is 10Gi.
+	Storage string `yaml:"storage,omitempty" json:"storage,omitempty" edit:"rolling"`
+	// AlertmanagerSecret is the name of your Secret in the namespace quorate-monitoring, whose key alertmanager.yaml has the configuration of
+	// Alertmanager. Without it, Alertmanager sends alerts to nobody.
+	AlertmanagerSecret string `yaml:"alertmanagerSecret,omitempty" json:"alertmanagerSecret,omitempty" edit:"rolling"`
+}
+
+const (
+	// ExporterPort is the port of control planes on which Monitoring.Exporter exposes metrics.
+	ExporterPort = 10270
+	// NodeExporterPort is the port of nodes on which the node exporter of Prometheus.Install does.
+	NodeExporterPort = 9100
+)
 
 // Size says how large the cluster is to become. Settings that nothing else in the spec gives are chosen for it: see docs/size.md.
 type Size struct {
@@ -435,6 +456,26 @@ func (c *Cluster) DNSInZones() bool {
 	return len(zones) >= 3
 }
 
+// workloadHosts are the nodes that take pods without tolerations.
+func (c *Cluster) workloadHosts() (out []Host) {
+	for _, h := range c.Spec.Hosts {
+		if h.Has(RoleWorker) && !c.tainted(h) {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// WorkloadZones is the number of zones that have nodes that take pods without tolerations.
+func (c *Cluster) WorkloadZones() int {
+	zones := map[string]bool{}
+	for _, h := range c.workloadHosts() {
+		zones[h.Zone] = true
+	}
+	delete(zones, "")
+	return len(zones)
+}
+
 // tainted reports whether the host's pool gives it a taint that keeps pods away.
 func (c *Cluster) tainted(h Host) bool {
 	for _, p := range c.Spec.NodePools {
@@ -485,6 +526,9 @@ func (c *Cluster) Balances(h Host) bool {
 
 // Watched reports whether a unit on each control plane observes the cluster: to repair it, to expose metrics, or for both.
 func (c *Cluster) Watched() bool { return c.Spec.Repair.Watch || c.Spec.Monitoring.Exporter }
+
+// InstallsPrometheus reports whether Prometheus runs in the cluster, and so whether the bundle needs its images.
+func (c *Cluster) InstallsPrometheus() bool { return c.Spec.Monitoring.Prometheus.Install }
 
 // StackedEtcd reports whether etcd runs on the control planes, as static pods.
 func (c *Cluster) StackedEtcd() bool { return c.Spec.ControlPlane.Topology != TopologyExternal }

@@ -58,6 +58,7 @@ func validate(c *Cluster, opts Options, spoiled []string) Errors {
 	k.hosts()
 	k.shape()
 	k.pools()
+	k.monitoring()
 	k.regions()
 	return k.errs
 }

@@ -123,6 +123,8 @@ func (k *checker) endpointPort() {
 			k.refuse(path, fix, "sshd already listens on port %d of `%s`, which HAProxy needs", port, h.Name)
 		case port == ExporterPort && h.Has(RoleControlPlane) && k.c.Spec.Monitoring.Exporter:
 			k.refuse(path, fix, "port %d of `%s` is used for its metrics (spec.monitoring.exporter)", port, h.Name)
+		case port == NodeExporterPort && h.IsNode() && k.c.InstallsPrometheus():
+			k.refuse(path, fix, "port %d of `%s` is used by the node exporter (spec.monitoring.prometheus)", port, h.Name)
 		case (h.Has(RoleEtcd) || stacked && h.Has(RoleControlPlane)) && port >= 2379 && port <= 2381:
 			k.refuse(path, fix, "port %d of `%s` belongs to etcd (2379-2381)", port, h.Name)
 		case h.IsNode() && port >= 30000 && port <= 32767:

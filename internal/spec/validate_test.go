@@ -64,6 +64,7 @@ var (
 		"10.0.0.11", "10.0.0.11, secondaryAddress: 'fd00::11'", "10.0.0.12", "10.0.0.12, secondaryAddress: 'fd00::12'",
 		"10.0.0.13", "10.0.0.13, secondaryAddress: 'fd00::13'", "10.0.0.21", "10.0.0.21, secondaryAddress: 'fd00::21'",
 		"10.0.0.22", "10.0.0.22, secondaryAddress: 'fd00::22'"}
+	untainted           = []string{"effect: NoSchedule", "effect: PreferNoSchedule"}
 	oneControlPlaneLess = []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}
 )
 
@@ -252,22 +253,31 @@ func TestRefusals(t *testing.T) {
 		"endpoint NodePort":        {edits: []string{":6443", ":30443", "[worker], zone: a", "[worker, load-balancer], zone: a"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"NodePort range"}},
 		"endpoint kubelet":         {edits: []string{":6443", ":10250", "[worker], zone: a", "[worker, load-balancer], zone: a"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"belongs to kubelet"}},
 
-		"more nodes than exist": {edits: []string{"spec:\n", "spec:\n  size: {nodes: 6000}\n", "10.244.0.0/16", "10.128.0.0/10"}, path: "spec.size.nodes", at: "nodes: 6000", want: []string{"no cluster of 6000 nodes", "split the cluster"}},
-		"more pods than exist":  {edits: []string{"spec:\n", "spec:\n  size: {pods: 200000}\n"}, path: "spec.size.pods", at: "pods: 200000", want: []string{"no cluster of 200000 pods"}},
-		"few pods":              {edits: []string{"spec:\n", "spec:\n  size: {pods: -1}\n"}, path: "spec.size.pods", at: "pods: -1", want: []string{"no cluster of -1 pods"}},
-		"pod range for plans":   {edits: []string{"spec:\n", "spec:\n  size: {nodes: 300}\n"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"enough for 256 nodes, but there are 300, or are to be", "use at least a /15"}},
-		"one DNS replica":       {edits: []string{"spec:\n", "spec:\n  settings: {dns: {replicas: 1}}\n"}, path: "spec.settings.dns.replicas", at: "replicas: 1", want: []string{"single point of failure", "at least 2"}},
-		"few connections":       {edits: []string{"address: 10.0.0.100", "address: 10.0.0.100\n    maxConnections: 999"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"cannot accept 999", "from 1000 to 100000"}},
-		"many connections":      {edits: []string{"address: 10.0.0.100", "address: 10.0.0.100\n    maxConnections: 100001"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"cannot accept 100001"}},
-		"negative connections":  {edits: []string{"address: 10.0.0.100", "address: 10.0.0.100\n    maxConnections: -1"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"cannot accept -1"}},
-		"connections of yours":  {edits: []string{"type: managed", "type: external\n    maxConnections: 5000", "[load-balancer]", "[worker]", "[load-balancer]", "[worker]"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"belongs to managed load balancers"}},
-		"no VIP":                {edits: []string{"    address: 10.0.0.100\n", ""}, path: "spec.loadBalancer.address", at: "loadBalancer:", want: []string{"no virtual IP", "free address"}},
-		"external with hosts":   {edits: []string{"type: managed", "type: external"}, path: "spec.loadBalancer.type", at: "type:", want: []string{"needs no hosts", "`lb-a`"}},
-		"unknown balancer":      {edits: []string{"type: managed", "type: manged"}, path: "spec.loadBalancer.type", at: "type:", want: []string{"did you mean `managed`?"}},
-		"VIP is a name":         {edits: []string{"10.0.0.100", "vip.example.com"}, path: "spec.loadBalancer.address", at: "    address:", want: []string{"not an IP address"}},
-		"VIP is a host's":       {edits: []string{"10.0.0.100", "10.0.0.21"}, path: "spec.hosts[3].address", at: "name: worker-a", want: []string{"already used by spec.loadBalancer.address (line 12)"}},
-		"VIP in services":       {edits: []string{"10.0.0.100", "10.96.0.100"}, path: "spec.network.serviceCIDR", at: "serviceCIDR", want: []string{"contains the load balancer's address 10.96.0.100"}},
-		"endpoint of metrics":   {edits: []string{":6443", ":10270", "spec:\n", "spec:\n  monitoring: {exporter: true}\n", "[load-balancer]", "[worker]", "[load-balancer]", "[worker]"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"is used for its metrics"}},
+		"more nodes than exist":  {edits: []string{"spec:\n", "spec:\n  size: {nodes: 6000}\n", "10.244.0.0/16", "10.128.0.0/10"}, path: "spec.size.nodes", at: "nodes: 6000", want: []string{"no cluster of 6000 nodes", "split the cluster"}},
+		"more pods than exist":   {edits: []string{"spec:\n", "spec:\n  size: {pods: 200000}\n"}, path: "spec.size.pods", at: "pods: 200000", want: []string{"no cluster of 200000 pods"}},
+		"few pods":               {edits: []string{"spec:\n", "spec:\n  size: {pods: -1}\n"}, path: "spec.size.pods", at: "pods: -1", want: []string{"no cluster of -1 pods"}},
+		"pod range for plans":    {edits: []string{"spec:\n", "spec:\n  size: {nodes: 300}\n"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"enough for 256 nodes, but there are 300, or are to be", "use at least a /15"}},
+		"one DNS replica":        {edits: []string{"spec:\n", "spec:\n  settings: {dns: {replicas: 1}}\n"}, path: "spec.settings.dns.replicas", at: "replicas: 1", want: []string{"single point of failure", "at least 2"}},
+		"few connections":        {edits: []string{"address: 10.0.0.100", "address: 10.0.0.100\n    maxConnections: 999"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"cannot accept 999", "from 1000 to 100000"}},
+		"many connections":       {edits: []string{"address: 10.0.0.100", "address: 10.0.0.100\n    maxConnections: 100001"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"cannot accept 100001"}},
+		"negative connections":   {edits: []string{"address: 10.0.0.100", "address: 10.0.0.100\n    maxConnections: -1"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"cannot accept -1"}},
+		"connections of yours":   {edits: []string{"type: managed", "type: external\n    maxConnections: 5000", "[load-balancer]", "[worker]", "[load-balancer]", "[worker]"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"belongs to managed load balancers"}},
+		"no VIP":                 {edits: []string{"    address: 10.0.0.100\n", ""}, path: "spec.loadBalancer.address", at: "loadBalancer:", want: []string{"no virtual IP", "free address"}},
+		"external with hosts":    {edits: []string{"type: managed", "type: external"}, path: "spec.loadBalancer.type", at: "type:", want: []string{"needs no hosts", "`lb-a`"}},
+		"unknown balancer":       {edits: []string{"type: managed", "type: manged"}, path: "spec.loadBalancer.type", at: "type:", want: []string{"did you mean `managed`?"}},
+		"VIP is a name":          {edits: []string{"10.0.0.100", "vip.example.com"}, path: "spec.loadBalancer.address", at: "    address:", want: []string{"not an IP address"}},
+		"VIP is a host's":        {edits: []string{"10.0.0.100", "10.0.0.21"}, path: "spec.hosts[3].address", at: "name: worker-a", want: []string{"already used by spec.loadBalancer.address (line 12)"}},
+		"VIP in services":        {edits: []string{"10.0.0.100", "10.96.0.100"}, path: "spec.network.serviceCIDR", at: "serviceCIDR", want: []string{"contains the load balancer's address 10.96.0.100"}},
+		"endpoint of metrics":    {edits: []string{":6443", ":10270", "spec:\n", "spec:\n  monitoring: {exporter: true}\n", "[load-balancer]", "[worker]", "[load-balancer]", "[worker]"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"is used for its metrics"}},
+		"Prometheus, no metrics": {edits: append([]string{"spec:\n", "spec:\n  monitoring: {prometheus: {install: true}}\n"}, untainted...), path: "spec.monitoring.prometheus.install", at: "monitoring:", want: []string{"spec.monitoring.exporter does not expose them", "set `exporter: true`"}},
+		"Prometheus, downloads":  {edits: append([]string{"spec:\n", "spec:\n  monitoring: {exporter: true, prometheus: {install: true}}\n", "source: modules", "source: official"}, untainted...), path: "spec.monitoring.prometheus.install", at: "monitoring:", want: []string{"the source `official` downloads does not contain Prometheus", "quorate bundle build --monitoring"}},
+		"Prometheus, no workers": {edits: []string{"spec:\n", "spec:\n  monitoring: {exporter: true, prometheus: {install: true}}\n"}, path: "spec.monitoring.prometheus.install", at: "monitoring:", want: []string{"run on different nodes that take workloads, and the cluster has 0", "add workers"}},
+		"retention":              {edits: []string{"spec:\n", "spec:\n  monitoring: {prometheus: {retention: 2 weeks}}\n"}, path: "spec.monitoring.prometheus.retention", at: "monitoring:", want: []string{"`2 weeks` is not a time", "like `12h`"}},
+		"little storage":         {edits: []string{"spec:\n", "spec:\n  monitoring: {prometheus: {storage: 500Mi}}\n"}, path: "spec.monitoring.prometheus.storage", at: "monitoring:", want: []string{"cannot work with `500Mi`", "at least `1Gi`"}},
+		"no storage":             {edits: []string{"spec:\n", "spec:\n  monitoring: {prometheus: {storage: much}}\n"}, path: "spec.monitoring.prometheus.storage", at: "monitoring:", want: []string{"cannot work with `much`"}},
+		"secret of Alertmanager": {edits: []string{"spec:\n", "spec:\n  monitoring: {prometheus: {alertmanagerSecret: other/receivers}}\n"}, path: "spec.monitoring.prometheus.alertmanagerSecret", at: "monitoring:", want: []string{"is not the name of a Secret"}},
+		"endpoint of nodes":      {edits: append([]string{":6443", ":9100", "spec:\n", "spec:\n  monitoring: {exporter: true, prometheus: {install: true}}\n", "[load-balancer]", "[worker]", "[load-balancer]", "[worker]"}, untainted...), path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"is used by the node exporter"}},
+
 		"endpoint HAProxy's":    {edits: []string{":6443", ":8404"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"used by HAProxy for its watchdog"}},
 		"endpoint etcd's":       {edits: []string{":6443", ":2379", "[load-balancer]", "[worker]", "[load-balancer]", "[worker]"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"`cp-a` belongs to etcd"}},
 		"one balancer":          {edits: []string{"[load-balancer]", "[worker]"}, path: "spec.hosts", at: "hosts:", want: []string{"single point of failure", "`lb-b`"}},
@@ -502,4 +512,23 @@ func mustParse(t *testing.T, data string) *Cluster {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// TestPrometheusHasDefaults where it is installed, and a spec without it stays as it is.
+func TestPrometheusHasDefaults(t *testing.T) {
+	c := DefaultLab("test")
+	if c.Spec.Monitoring != (Monitoring{}) {
+		t.Errorf("by default: %+v", c.Spec.Monitoring)
+	}
+	c.Spec.Monitoring = Monitoring{Exporter: true, Prometheus: Prometheus{Install: true}}
+	c.Default()
+	if p := c.Spec.Monitoring.Prometheus; p != (Prometheus{Install: true, Retention: "15d", Storage: "10Gi"}) {
+		t.Errorf("%+v", p)
+	}
+	if errs := Validate(c, Options{Lab: true}); len(errs) > 0 {
+		t.Error(errs)
+	}
+	if n := c.WorkloadZones(); n != 2 {
+		t.Errorf("its workers are in %d zones", n)
+	}
 }

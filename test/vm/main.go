@@ -266,7 +266,7 @@ func gather(ctx context.Context, o options) (c contents, err error) {
 	if err != nil {
 		return c, err
 	}
-	if !b.Current() {
+	if !b.Current(false) {
 		return c, fmt.Errorf("the bundle of Kubernetes %s is one of other sources, and nothing can be compiled in the machine: run `quorate bundle build`", spec.DefaultVersion)
 	}
 	c.bundle = b.Dir()

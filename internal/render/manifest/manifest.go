@@ -14,6 +14,7 @@ import (
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/monitoring"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -27,12 +28,14 @@ var approver []byte
 //go:embed exporter.yaml
 var exporter []byte
 
-// Names of the manifests: flannel, the user's own pod network, and the roles of the approver and of the exporter of metrics.
+// Names of the manifests: flannel, the user's own pod network, the roles of the approver and of the exporter of metrics, and Prometheus with all that
+// belongs to it.
 const (
-	Flannel  = "flannel"
-	CNI      = "cni"
-	Approver = "approver"
-	Exporter = "exporter"
+	Flannel    = "flannel"
+	CNI        = "cni"
+	Approver   = "approver"
+	Exporter   = "exporter"
+	Prometheus = "prometheus"
 )
 
 // IsNetwork reports whether a manifest sets up the pod network.
@@ -70,8 +73,38 @@ func (m Manifest) Decode() ([]unstructured.Unstructured, error) {
 	}
 }
 
-// Optional are the manifests that only some clusters have, and whose objects are removed when the spec does not need them any more.
-func Optional() map[string]Manifest { return map[string]Manifest{Exporter: {Objects: exporter}} }
+// Optional are the manifests that only some clusters have, with the objects that are removed when the spec does not need them any more.
+func Optional() map[string]Manifest {
+	m, err := removable()
+	if err != nil {
+		panic("manifest: " + err.Error()) // a test renders it
+	}
+	return map[string]Manifest{Exporter: {Objects: exporter}, Prometheus: m}
+}
+
+// removable are the objects of Prometheus without the namespace, which may have objects of others: a Secret with the configuration of Alertmanager, for
+// example. Which objects there are depends on nothing.
+func removable() (Manifest, error) {
+	var c spec.Cluster
+	c.Spec.Monitoring.Prometheus.Install = true
+	c.Default()
+	text, err := monitoring.Install(&c, func(string) string { return "" })
+	if err != nil {
+		return Manifest{}, err
+	}
+	objects, err := Manifest{Objects: text}.Decode()
+	if err != nil {
+		return Manifest{}, err
+	}
+	var keep []monitoring.Object
+	for _, o := range objects {
+		if o.GetKind() != "Namespace" {
+			keep = append(keep, o.Object)
+		}
+	}
+	text, err = monitoring.YAML(keep...)
+	return Manifest{Objects: text}, err
+}
 
 // networks are the fields of flannel's configuration with the ranges of pods. IPv4 is its default.
 func networks(c *spec.Cluster) string {
@@ -94,7 +127,14 @@ func networks(c *spec.Cluster) string {
 func Render(c *spec.Cluster, image func(short string) string, published bool) (map[string]Manifest, error) {
 	out := map[string]Manifest{Approver: {Objects: approver}}
 	if c.Spec.Monitoring.Exporter {
-		out[Exporter] = Optional()[Exporter]
+		out[Exporter] = Manifest{Objects: exporter}
+	}
+	if c.InstallsPrometheus() {
+		text, err := monitoring.Install(c, image)
+		if err != nil {
+			return nil, err
+		}
+		out[Prometheus] = Manifest{Objects: text}
 	}
 	if c.Spec.Network.CNI != spec.CNIFlannel {
 		return out, nil

@@ -122,3 +122,42 @@ func TestExporterMayDoLittle(t *testing.T) {
 		t.Errorf("the exporter may %q, want %q", may, want)
 	}
 }
+
+// TestPrometheusIsRemovedWhole: every object that any spec has installed goes, and the namespace, where others may have put something, stays.
+func TestPrometheusIsRemovedWhole(t *testing.T) {
+	list := func(m Manifest) (out []string) {
+		objects, err := m.Decode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range objects {
+			if o.GetKind() != "Namespace" {
+				out = append(out, o.GetAPIVersion()+" "+o.GetKind()+" "+o.GetNamespace()+"/"+o.GetName())
+			}
+		}
+		if (len(out) == len(objects)-1) != strings.Contains(string(m.Objects), "kind: Namespace") {
+			t.Errorf("%d of %d objects", len(out), len(objects))
+		}
+		return out
+	}
+	gone := list(Optional()[Prometheus])
+	if strings.Contains(string(Optional()[Prometheus].Objects), "kind: Namespace") || len(gone) < 10 {
+		t.Errorf("removed: %v", gone)
+	}
+	for _, secret := range []string{"", "receivers"} {
+		c := spec.DefaultLab("test")
+		c.Spec.Monitoring = spec.Monitoring{Exporter: true, Prometheus: spec.Prometheus{Install: true, AlertmanagerSecret: secret}}
+		c.Default()
+		manifests, err := Render(c, func(short string) string { return short }, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if installed := list(manifests[Prometheus]); !slices.Equal(installed, gone) {
+			t.Errorf("installed: %v, removed: %v", installed, gone)
+		}
+		c.Spec.Monitoring.Prometheus.Install = false
+		if manifests, err := Render(c, func(short string) string { return short }, false); err != nil || manifests[Prometheus].Objects != nil {
+			t.Errorf("it is off: %v", err)
+		}
+	}
+}
