@@ -33,6 +33,7 @@ func TestIPv6Addresses(t *testing.T) {
 		{"the served endpoint", strings.Join(Served(file(t, Balancer(c, lb, f, "CA"), HAProxyFile)), " "), "api.test.internal:6443@fd00:1::100"},
 		{"keepalived's address", file(t, Balancer(c, lb, f, "CA"), KeepalivedFile), "fd00:1::100/128 dev ens3\n"},
 		{"keepalived's source", file(t, Balancer(c, lb, f, "CA"), KeepalivedFile), "unicast_src_ip " + lb.Address + "\n"},
+		{"keepalived's hop limit", file(t, Balancer(c, lb, f, "CA"), KeepalivedFile), "unicast_ttl 255\n    unicast_src_ip"},
 		{"the hosts file", file(t, Hosts(c), "/etc/hosts"), "fd00:1::100 api.test.internal\n"},
 		{"an etcd member", member, cp.Name + "=https://[" + cp.Address + "]:2380"},
 		{"etcd's clients", EtcdClientURL(cp), "https://[" + cp.Address + "]:2379"},
