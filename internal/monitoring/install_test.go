@@ -182,6 +182,20 @@ func TestImagesAreInTheBundle(t *testing.T) {
 	}
 }
 
+// TestVolumesHideNoProgram: the program of an image is a file in its root, and a volume that is mounted over it keeps the container from starting.
+func TestVolumesHideNoProgram(t *testing.T) {
+	all, _ := install(t, withPrometheus("a", "b"))
+	release, _ := components.Lookup(spec.DefaultVersion)
+	for _, name := range []string{"prometheus", "alertmanager"} {
+		image := release.Monitored().Images[slices.IndexFunc(release.Monitored().Images, func(i components.Image) bool { return i.Short == name })]
+		for _, v := range object[appsv1.Deployment](t, all, "Deployment", name).Spec.Template.Spec.Containers[0].VolumeMounts {
+			if v.MountPath == image.Entrypoint[0] || strings.HasPrefix(image.Entrypoint[0], v.MountPath+"/") {
+				t.Errorf("%s: the volume %s hides %s", name, v.Name, image.Entrypoint[0])
+			}
+		}
+	}
+}
+
 // TestLacking: a bundle that was made for another cluster is found out, and a cluster without Prometheus needs no images.
 func TestLacking(t *testing.T) {
 	c := withPrometheus("a", "b")
