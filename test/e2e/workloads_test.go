@@ -261,11 +261,17 @@ func podsIn(t *testing.T, ctx context.Context, api kubernetes.Interface, namespa
 	return ready
 }
 
-// dial makes a pod request the host name from an address, tries times, and returns the answers, sorted. The request to the pod
-// itself goes through the API server.
+// dial makes a pod request the host name from an address, tries times, and returns the answers, sorted.
 func dial(ctx context.Context, api kubernetes.Interface, from corev1.Pod, host string, port, tries int) ([]string, error) {
-	raw, err := api.CoreV1().RESTClient().Get().Namespace(namespace).Resource("pods").Name(fmt.Sprintf("%s:%d", from.Name, webPort)).
-		SubResource("proxy").Suffix("dial").Param("request", "hostname").Param("protocol", "http").
+	answers, err := askFrom(ctx, api, from, "hostname", host, port, tries)
+	slices.Sort(answers)
+	return slices.Compact(answers), err
+}
+
+// askFrom makes a pod request something from an address, tries times. The request to the pod itself goes through the API server.
+func askFrom(ctx context.Context, api kubernetes.Interface, from corev1.Pod, request, host string, port, tries int) ([]string, error) {
+	raw, err := api.CoreV1().RESTClient().Get().Namespace(from.Namespace).Resource("pods").Name(fmt.Sprintf("%s:%d", from.Name, webPort)).
+		SubResource("proxy").Suffix("dial").Param("request", request).Param("protocol", "http").
 		Param("host", host).Param("port", fmt.Sprint(port)).Param("tries", fmt.Sprint(tries)).DoRaw(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s", err, raw)
@@ -279,8 +285,7 @@ func dial(ctx context.Context, api kubernetes.Interface, from corev1.Pod, host s
 	if len(answer.Errors) > 0 {
 		return nil, errors.New(strings.Join(answer.Errors, "; "))
 	}
-	slices.Sort(answer.Responses)
-	return slices.Compact(answer.Responses), nil
+	return answer.Responses, nil
 }
 
 // nodePort sends requests to a node from outside the cluster until both replicas have answered.
