@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -218,6 +220,7 @@ type watching struct {
 	repairs dashboard.Repairs
 	asked   time.Time
 
+	waits  bool // for the bundles
 	mu     sync.Mutex
 	bundle prepared
 }
@@ -225,6 +228,7 @@ type watching struct {
 // prepared is what a plan has to know of a bundle, or why nobody knows it.
 type prepared struct {
 	of       *spec.Cluster
+	archs    []string // of the hosts, besides this machine's
 	running  bool
 	bundle   plan.Bundle
 	err      error
@@ -278,7 +282,7 @@ func (w *watching) plan(ctx context.Context, s *cluster.State) dashboard.Planned
 	case w.wrong != "":
 		return dashboard.Planned{Unknown: "the spec cannot be used as it is now: " + w.wrong}
 	}
-	b := w.prepared(ctx)
+	b := w.prepared(ctx, s)
 	switch {
 	case b.err != nil:
 		return dashboard.Planned{Unknown: b.err.Error()}
@@ -295,44 +299,52 @@ func (w *watching) plan(ctx context.Context, s *cluster.State) dashboard.Planned
 	return dashboard.Planned{Plan: p}
 }
 
-// prepared is the bundle of the spec. It may have to be fetched, which nobody waits for.
-func (w *watching) prepared(ctx context.Context) prepared {
+// prepared is the bundle of the spec for the hosts. It may have to be fetched, which nobody waits for unless waits is set.
+func (w *watching) prepared(ctx context.Context, s *cluster.State) prepared {
+	archs := slices.DeleteFunc(run.Architectures(s), func(arch string) bool {
+		return arch == runtime.GOARCH || !slices.Contains(components.Architectures, arch)
+	})
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.bundle.of != w.spec {
-		w.bundle = prepared{of: w.spec}
+	if w.bundle.of != w.spec || slices.ContainsFunc(archs, func(arch string) bool { return !slices.Contains(w.bundle.archs, arch) }) {
+		w.bundle = prepared{of: w.spec, archs: archs}
 	}
 	if !w.bundle.running && (w.bundle.prepared.IsZero() || w.bundle.err != nil && time.Since(w.bundle.prepared) >= prepareEach) {
 		w.bundle.running = true
-		go w.fetch(context.WithoutCancel(ctx), w.spec)
+		all := w.bundle.archs // it may have more than those of the hosts that can be reached now
+		if !w.waits {
+			go w.fetch(context.WithoutCancel(ctx), w.spec, all)
+			return w.bundle
+		}
+		w.mu.Unlock()
+		w.fetch(ctx, w.spec, all)
+		w.mu.Lock()
 	}
 	return w.bundle
 }
 
 // prepare is prepared for those who wait.
 func (w *watching) prepare(ctx context.Context) {
-	w.bundle = prepared{of: w.spec, running: true}
-	w.fetch(ctx, w.spec)
+	w.waits, w.bundle = true, prepared{of: w.spec, running: true}
+	w.fetch(ctx, w.spec, nil)
 }
 
-func (w *watching) fetch(ctx context.Context, c *spec.Cluster) {
+func (w *watching) fetch(ctx context.Context, c *spec.Cluster, archs []string) {
 	var described plan.Bundle
 	b, err := sources.Prepared(ctx, c, progress.Discard)
-	if err == nil {
-		bundles := bundle.Set{b}
-		for _, arch := range components.Architectures { // those that were prepared for hosts of another architecture
-			if _, here := bundle.Open(bundle.DirFor(b.Version(), arch)); arch == b.Arch() || here != nil {
-				continue
-			}
-			if other, failed := sources.PreparedFor(ctx, c, arch, progress.Discard); failed == nil {
-				bundles = append(bundles, other)
-			}
+	bundles := bundle.Set{b}
+	for _, arch := range archs {
+		if err == nil {
+			b, err = sources.PreparedFor(ctx, c, arch, progress.Discard)
+			bundles = append(bundles, b)
 		}
+	}
+	if err == nil {
 		described, _, err = run.Describe(c, bundles)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.bundle.of == c { // and the spec did not change meanwhile
-		w.bundle = prepared{of: c, bundle: described, err: err, prepared: time.Now()}
+	if w.bundle.of == c && slices.Equal(w.bundle.archs, archs) { // and neither the spec nor the hosts changed meanwhile
+		w.bundle = prepared{of: c, archs: archs, bundle: described, err: err, prepared: time.Now()}
 	}
 }

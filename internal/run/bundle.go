@@ -65,7 +65,7 @@ var errLacking = errors.New("a bundle for the architecture of a host is missing"
 
 // lacking are the architectures of hosts for which bundles can be made and that are not in the set.
 func lacking(s *cluster.State, have bundle.Set) (out []string) {
-	for _, arch := range architectures(s) {
+	for _, arch := range Architectures(s) {
 		if have.For(arch) == nil && slices.Contains(components.Architectures, arch) {
 			out = append(out, arch)
 		}
@@ -73,8 +73,8 @@ func lacking(s *cluster.State, have bundle.Set) (out []string) {
 	return out
 }
 
-// architectures are those of the hosts that get a bundle, as far as they are known.
-func architectures(s *cluster.State) (out []string) {
+// Architectures are those of the hosts that get a bundle, as far as they are known.
+func Architectures(s *cluster.State) (out []string) {
 	for _, h := range s.Spec.Spec.Hosts {
 		if f := s.Facts(h.Name); f != nil && f.Arch != "" && (h.IsNode() || h.Has(spec.RoleEtcd)) && !slices.Contains(out, f.Arch) {
 			out = append(out, f.Arch)

@@ -19,7 +19,7 @@ func TestArchitectures(t *testing.T) {
 		}
 	}
 	s := cluster.Evaluate(f.Spec, f.Seen)
-	if got := architectures(s); !slices.Equal(got, []string{"amd64", "arm64"}) {
+	if got := Architectures(s); !slices.Equal(got, []string{"amd64", "arm64"}) {
 		t.Errorf("%v", got)
 	}
 	if got := lacking(s, bundle.Set{}); !slices.Equal(got, []string{"amd64", "arm64"}) {

@@ -54,7 +54,7 @@ func (e *Engine) preflight(ctx context.Context, s *cluster.State, quick bool, on
 		findings = append(findings, e.watchFindings(ctx, preflight.WatchPaths(s, true), s)...)
 	}
 	if !quick {
-		findings = append(findings, sources.Check(ctx, e.Cluster, architectures(s))...)
+		findings = append(findings, sources.Check(ctx, e.Cluster, Architectures(s))...)
 		if s.Exists() && s.VersionChanges() {
 			findings = append(findings, preflight.JudgeUpgrade(s, observe.Upgrade(ctx, s, e.Conns), preflight.ExpectedWork(s))...)
 		}

@@ -317,7 +317,7 @@ func (e *Engine) Compare(ctx context.Context, s *cluster.State) *facts.EtcdCompa
 func (e *Engine) known(s *cluster.State) (*Work, plan.Bundle, error) {
 	w := &Work{State: s}
 	var bundles bundle.Set
-	for _, arch := range architectures(s) {
+	for _, arch := range Architectures(s) {
 		b, err := bundle.Open(bundle.DirFor(e.Cluster.Spec.Kubernetes.Version, arch))
 		if err != nil {
 			return w, plan.Bundle{}, nil //nolint:nilerr // it is not here, and repairs do without
