@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -32,6 +33,11 @@ func (w *Work) sound(ctx context.Context) error {
 // changed, and observes again afterwards, because that can take a while.
 func (e *Engine) decideWith(ctx context.Context, b *bundle.Bundle, decide func(*cluster.State, plan.Bundle) (*plan.Plan, error)) (*Work, error) {
 	bundles := bundle.Set{b}
+	e.mu.Lock()
+	for _, arch := range slices.Sorted(maps.Keys(e.bundles)) {
+		bundles = append(bundles, e.bundles[arch])
+	}
+	e.mu.Unlock()
 	for {
 		described, manifests, err := Describe(e.Cluster, bundles)
 		if err != nil {
@@ -53,7 +59,7 @@ func (e *Engine) decideWith(ctx context.Context, b *bundle.Bundle, decide func(*
 		for _, arch := range lacks {
 			other, err := e.bundleFor(ctx, arch)
 			if err != nil {
-				return nil, fmt.Errorf("getting the bundle for hosts whose architecture is %s (nothing was changed): %w", arch, err)
+				return nil, fmt.Errorf("getting the bundle for hosts whose architecture is %s: %w", arch, err)
 			}
 			bundles = append(bundles, other)
 		}
@@ -84,15 +90,9 @@ func Architectures(s *cluster.State) (out []string) {
 	return out
 }
 
-// bundleFor gets the bundle of the spec for an architecture, once in the life of the engine. Like the commands themselves, it compiles one only
+// bundleFor gets the bundle of the spec for an architecture, and keeps it for the other plans of a run. Like the commands themselves, it compiles one only
 // for those that change something.
 func (e *Engine) bundleFor(ctx context.Context, arch string) (*bundle.Bundle, error) {
-	e.mu.Lock()
-	b := e.bundles[arch]
-	e.mu.Unlock()
-	if b != nil {
-		return b, nil
-	}
 	get := sources.BundleFor
 	if e.reads {
 		get = sources.PreparedFor
