@@ -188,7 +188,7 @@ func (b *builder) superseded() (hosts []spec.Host) {
 	}
 	for _, h := range b.c.Spec.Hosts {
 		f := b.Facts(h.Name)
-		if b.leftAsItIs(h) {
+		if b.leftAsItIs(h) || b.bundleFor(f) == "" { // a load balancer whose architecture no node has: what to keep there is not known
 			continue
 		}
 		if slices.ContainsFunc(slices.Concat(f.Bundles, f.Remains), func(d string) bool { return d != b.bundleFor(f) }) {
