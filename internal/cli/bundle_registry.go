@@ -264,7 +264,7 @@ func (a *app) verifyHosts(ctx context.Context) error {
 		switch {
 		case err == nil:
 			bundles = append(bundles, b)
-		case !errors.Is(err, bundle.ErrNotBuilt):
+		case arch == runtime.GOARCH && !errors.Is(err, bundle.ErrNotBuilt): // a damaged one for others only matters if a host needs it
 			return err
 		}
 	}

@@ -45,9 +45,9 @@ type UnsupportedMachineError struct{ Machine string }
 
 func (e *UnsupportedMachineError) Error() string {
 	if e.Machine == "" {
-		return "the host does not say what its processor is (uname -m): no program is uploaded to a host of unknown architecture"
+		return "the host does not say what its processor is: no program is uploaded to a host of unknown architecture; `uname -m` must work there (package coreutils)"
 	}
-	return fmt.Sprintf("the host's processor is %s, and hosts can be x86_64 (amd64) or aarch64 (arm64)", e.Machine)
+	return fmt.Sprintf("the host's processor is %s, and hosts can be x86_64 (amd64) or aarch64 (arm64): use another one, or remove it from the spec", e.Machine)
 }
 
 var others = struct {

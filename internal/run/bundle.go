@@ -208,7 +208,7 @@ func (e *Engine) verifyImages(ctx context.Context, name string, bundles bundle.S
 	}
 	b := bundles.For(f.Arch)
 	if b == nil {
-		return nil, fmt.Errorf("its architecture is %s, and the bundle for that is not on this machine; `quorate apply` gets it", f.Arch)
+		return nil, fmt.Errorf("its architecture is %s, and this machine has no intact bundle for that; `quorate apply` gets it", f.Arch)
 	}
 	return containerd.VerifyImages.On(ctx, c, b.Images())
 }

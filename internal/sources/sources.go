@@ -66,7 +66,11 @@ func check(ctx context.Context, c *spec.Cluster, arch string, patience time.Dura
 			return k.whole(ctx)
 		}
 		if lacks := monitoring.Lacking(c, func(short string) string { i, _ := have.Image(short); return i.Name }); lacks != "" {
-			return []cluster.Finding{finding("spec.monitoring.prometheus is to be installed, but the bundle has no image "+lacks, strings.ToUpper(monitoring.MakeBundle[:1])+monitoring.MakeBundle[1:]+".")}
+			fix := strings.ToUpper(monitoring.MakeBundle[:1]) + monitoring.MakeBundle[1:] + "."
+			if arch != runtime.GOARCH {
+				fix = strings.Replace(fix, "--monitoring", "--monitoring --arch "+arch, 1)
+			}
+			return []cluster.Finding{finding("spec.monitoring.prometheus is to be installed, but the bundle for "+arch+" has no image "+lacks, fix)}
 		}
 	}
 	return nil
