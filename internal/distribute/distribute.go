@@ -113,17 +113,19 @@ func (s *Swarm) Bring(ctx context.Context, p Peer, blobs []Blob, note func(strin
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	clear(s.source(p).has) // a host that has to be asked may have lost something
-	s.mu.Unlock()
 	t := &taker{peer: p, note: note, broken: map[string]bool{}}
+	s.mu.Lock()
+	has := s.source(p).has
+	clear(has) // a host that has to be asked may have lost something
 	for _, b := range blobs {
 		if slices.Contains(lacking, b.Digest) {
 			t.lacking = append(t.lacking, b)
 		} else {
-			s.have(p, b.Digest)
+			has[b.Digest] = true
 		}
 	}
+	s.wake()
+	s.mu.Unlock()
 	for total := len(t.lacking); len(t.lacking) > 0; {
 		job, wait := s.pick(t)
 		if job == nil {
@@ -161,14 +163,6 @@ func (s *Swarm) leave() {
 	for _, c := range s.sources {
 		c.offer = nil
 	}
-}
-
-// have notes that a host has a blob from now on.
-func (s *Swarm) have(p Peer, d digest.Digest) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.source(p).has[d] = true
-	s.wake()
 }
 
 func (s *Swarm) wake() {
