@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 
 	"quorate.dev/quorate/internal/bundle"
@@ -69,6 +70,9 @@ func refuse(_ context.Context, c *spec.Cluster, arch string, _ progress.Sink) (*
 func find(ctx context.Context, c *spec.Cluster, arch string, build builder, sink progress.Sink) (*bundle.Bundle, error) {
 	from := c.Spec.Components.For(arch)
 	b, err := bundleFrom(ctx, c, arch, from, build, sink)
+	if _, other := errors.AsType[*bundle.PinError](err); other && arch != runtime.GOARCH && from.Digest == c.Spec.Components.Digest {
+		return nil, fmt.Errorf("%w; if that digest is of the bundle for another architecture, set the one for %s in spec.components.%s.digest", err, arch, arch)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -130,6 +134,10 @@ func wholeBundle(ctx context.Context, arch string, have *bundle.Bundle, c spec.C
 	}
 	if have != nil && have.Digest() == digest {
 		return have, nil
+	}
+	all, _ := bundle.List() // what cannot be opened is imported again
+	if i := slices.IndexFunc(all, func(b *bundle.Bundle) bool { return b.Arch() != arch && b.Digest() == digest }); i >= 0 {
+		return all[i], nil // find refuses it, which needs no import
 	}
 	var b *bundle.Bundle
 	err = progress.Track(ctx, sink, "", "bundle/import", "import "+c.File, func(ctx context.Context) error {
