@@ -334,7 +334,7 @@ func (w *watching) fetch(ctx context.Context, c *spec.Cluster, archs []string) {
 	b, err := sources.Prepared(ctx, c, progress.Discard)
 	bundles := bundle.Set{b}
 	for _, arch := range archs {
-		if err == nil {
+		if err == nil && bundles.For(arch) == nil {
 			b, err = sources.PreparedFor(ctx, c, arch, progress.Discard)
 			bundles = append(bundles, b)
 		}

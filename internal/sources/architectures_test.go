@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -119,6 +120,31 @@ func TestAnotherArchitectureThanThatOfTheHosts(t *testing.T) {
 	}
 	var pin *bundle.PinError
 	if _, err := Prepared(t.Context(), c, progress.Discard); !errors.As(err, &pin) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestAClusterOfAnotherArchitecture: its spec names no bundle for the machine of the caller.
+func TestAClusterOfAnotherArchitecture(t *testing.T) {
+	t.Setenv("QUORATE_CACHE", t.TempDir())
+	there := spec.ArchBundle{File: exported(t, otherArch)}
+	c := spec.DefaultLab("x")
+	for i := range c.Spec.Hosts {
+		c.Spec.Hosts[i].Address = fmt.Sprintf("10.0.0.%d", 11+i)
+	}
+	c.Spec.Components = spec.Components{Source: spec.SourceBundle}
+	if otherArch == "arm64" {
+		c.Spec.Components.ARM64 = there
+	} else {
+		c.Spec.Components.AMD64 = there
+	}
+	if b, err := Prepared(t.Context(), c, progress.Discard); err != nil || b.Arch() != otherArch {
+		t.Fatalf("got %v", err)
+	}
+	if found := Check(t.Context(), c, nil); len(found) > 0 {
+		t.Errorf("found %+v", found)
+	}
+	if _, err := PreparedFor(t.Context(), c, runtime.GOARCH, progress.Discard); err == nil || !strings.Contains(err.Error(), "spec.components."+runtime.GOARCH+".file") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -10,16 +10,32 @@ import (
 	"slices"
 	"strings"
 
+	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/require"
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Bundle returns the bundle that the spec asks for. One that is here already is used if it is the one. Otherwise it is
-// downloaded, imported, or compiled, and the packages that compiling needs are installed on this machine.
+// Bundle returns the bundle that the spec asks for: that for this machine's architecture or, if the spec names bundles and none for that, another
+// one. One that is here already is used if it is the one. Otherwise it is downloaded, imported, or compiled, and the packages that compiling needs
+// are installed on this machine.
 func Bundle(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*bundle.Bundle, error) {
-	return BundleFor(ctx, c, runtime.GOARCH, sink)
+	return BundleFor(ctx, c, first(c), sink)
+}
+
+// first is the architecture of the bundle that a run begins with. A spec that names bundles need not name one for this machine, which may have another
+// processor than all hosts. The machines of a lab have this one's.
+func first(c *spec.Cluster) string {
+	if c.Spec.Components.Source != spec.SourceBundle || c.NeedsLab() {
+		return runtime.GOARCH
+	}
+	for _, arch := range append([]string{runtime.GOARCH}, components.Architectures...) {
+		if of := c.Spec.Components.For(arch); of.File != "" || of.Reference != "" {
+			return arch
+		}
+	}
+	return runtime.GOARCH
 }
 
 // BundleFor is Bundle for hosts of an architecture.
@@ -29,7 +45,7 @@ func BundleFor(ctx context.Context, c *spec.Cluster, arch string, sink progress.
 
 // Prepared is Bundle for commands that change nothing: it installs no packages and compiles nothing.
 func Prepared(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*bundle.Bundle, error) {
-	return PreparedFor(ctx, c, runtime.GOARCH, sink)
+	return PreparedFor(ctx, c, first(c), sink)
 }
 
 // PreparedFor is Prepared for hosts of an architecture.

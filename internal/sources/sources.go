@@ -35,10 +35,10 @@ const Patience = 6 * time.Second
 
 // Check requests one small file or manifest that the bundles for some architectures need from each server. It requests nothing if a bundle is
 // already in the cache or is compiled here. Hosts need no access: they get everything from the caller and from each other. Without
-// architectures, it is this machine's.
+// architectures, it is that of the bundle that a run begins with.
 func Check(ctx context.Context, c *spec.Cluster, archs []string) (out []cluster.Finding) {
 	if len(archs) == 0 {
-		archs = []string{runtime.GOARCH}
+		archs = []string{first(c)}
 	}
 	for _, arch := range archs {
 		if !slices.Contains(components.Architectures, arch) {
