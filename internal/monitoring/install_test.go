@@ -15,8 +15,11 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
@@ -165,6 +168,25 @@ func TestPodsAreConfined(t *testing.T) {
 			if strings.HasPrefix(m.MountPath, "/host/") && !m.ReadOnly {
 				t.Errorf("%s can write to %s", name, m.MountPath)
 			}
+		}
+	}
+}
+
+// TestThePolicySelectsNoHost: kube-network-policies takes the address of a selected pod for one whose connections it judges, even if it is that of the node.
+func TestThePolicySelectsNoHost(t *testing.T) {
+	all, _ := install(t, withPrometheus("a", "b"))
+	policy := object[networkingv1.NetworkPolicy](t, all, "NetworkPolicy", "clients")
+	selector, err := metav1.LabelSelectorAsSelector(&policy.Spec.PodSelector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	templates := map[string]corev1.PodTemplateSpec{"node-exporter": object[appsv1.DaemonSet](t, all, "DaemonSet", "node-exporter").Spec.Template}
+	for _, name := range []string{"prometheus", "alertmanager", "kube-state-metrics"} {
+		templates[name] = object[appsv1.Deployment](t, all, "Deployment", name).Spec.Template
+	}
+	for name, pod := range templates {
+		if selected := selector.Matches(labels.Set(pod.Labels)); selected == pod.Spec.HostNetwork {
+			t.Errorf("%s has the network of the host: %t, and is selected: %t", name, pod.Spec.HostNetwork, selected)
 		}
 	}
 }
