@@ -51,6 +51,29 @@ func (i installation) Storage() string { return i.c.Spec.Monitoring.Prometheus.S
 // Secret has the configuration of Alertmanager; empty if the user has none.
 func (i installation) Secret() string { return i.c.Spec.Monitoring.Prometheus.AlertmanagerSecret }
 
+// IPv6 says that pods and hosts are reached at IPv6 addresses: the first family of the cluster is that.
+func (i installation) IPv6() bool { return firstIsIPv6(i.c) }
+
+func firstIsIPv6(c *spec.Cluster) bool {
+	return slices.Index(c.Spec.Network.Families(), spec.IPv6) == 0
+}
+
+// Any is where a program listens that is reached at all addresses of its pod, in front of a port.
+func (i installation) Any() string {
+	if i.IPv6() {
+		return "[::]"
+	}
+	return "0.0.0.0"
+}
+
+// Host is the address that an environment variable has, in front of a port.
+func (i installation) Host(variable string) string {
+	if i.IPv6() {
+		return "[$(" + variable + ")]"
+	}
+	return "$(" + variable + ")"
+}
+
 // NodePort is that of the node exporter.
 func (i installation) NodePort() int { return spec.NodeExporterPort }
 
@@ -120,7 +143,7 @@ func serverConfig(c *spec.Cluster) (string, error) {
 		"rule_files": []any{"/etc/prometheus/*.rules.yaml"},
 		"storage": Object{"tsdb": Object{"retention": Object{"time": c.Spec.Monitoring.Prometheus.Retention,
 			"size": strconv.FormatInt(storage.Value()/mebibyte*part/10, 10) + "MB"}}},
-		"alerting": Object{"alertmanagers": []any{Object{"dns_sd_configs": []any{alertmanagers}}}},
+		"alerting": Object{"alertmanagers": []any{Object{"dns_sd_configs": []any{alertmanagers(c)}}}},
 	}
 	jobs := Scrape(c, Options{})["scrape_configs"].([]any)
 	config["scrape_configs"] = append(jobs,
@@ -129,7 +152,7 @@ func serverConfig(c *spec.Cluster) (string, error) {
 		secured("cadvisor", "/metrics/cadvisor", targets(nodes(c), kubeletPort)),
 		Object{"job_name": "node-exporter", "static_configs": targets(nodes(c), spec.NodeExporterPort)},
 		Object{"job_name": "kube-state-metrics", "honor_labels": true, "static_configs": []any{Object{"targets": []any{"kube-state-metrics." + Namespace + ".svc:8080"}}}},
-		Object{"job_name": "alertmanager", "dns_sd_configs": []any{alertmanagers}},
+		Object{"job_name": "alertmanager", "dns_sd_configs": []any{alertmanagers(c)}},
 		Object{"job_name": "prometheus", "static_configs": []any{Object{"targets": []any{"localhost:9090"}}}},
 	)
 	text, err := YAML(config)
@@ -142,7 +165,13 @@ const (
 )
 
 // alertmanagers finds all replicas.
-var alertmanagers = Object{"names": []any{"alertmanager." + Namespace + ".svc"}, "type": "A", "port": 9093}
+func alertmanagers(c *spec.Cluster) Object {
+	record := "A"
+	if firstIsIPv6(c) {
+		record = "AAAA"
+	}
+	return Object{"names": []any{"alertmanager." + Namespace + ".svc"}, "type": record, "port": 9093}
+}
 
 // secured scrapes what asks the API who may get its metrics, and has a certificate of the cluster.
 func secured(job, path string, targets []any) Object {

@@ -356,6 +356,30 @@ func TestRestartsAreRare(t *testing.T) {
 	}
 }
 
+// TestIPv6: every program listens at the addresses at which it is asked, and says them in brackets in front of a port.
+func TestIPv6(t *testing.T) {
+	c := withPrometheus("a", "b")
+	c.Spec.Network.PodCIDR, c.Spec.Network.ServiceCIDR = spec.DefaultPodCIDR6, spec.DefaultServiceCIDR6
+	all, text := install(t, c)
+	for _, want := range []string{"--web.listen-address=[::]:9090", "--cluster.listen-address=[::]:9094", "--cluster.advertise-address=[$(POD_IP)]:9094", "--web.listen-address=[$(HOST_IP)]:9100", "type: AAAA"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("there is no %s", want)
+		}
+	}
+	for _, a := range object[appsv1.Deployment](t, all, "Deployment", "kube-state-metrics").Spec.Template.Spec.Containers[0].Args {
+		if strings.Contains(a, "host=") { // its default is ::
+			t.Errorf("kube-state-metrics has %s", a)
+		}
+	}
+	if strings.Contains(text, "0.0.0.0") {
+		t.Error("something listens at IPv4 addresses only")
+	}
+	c.Spec.Network.PodCIDR, c.Spec.Network.ServiceCIDR = spec.DefaultPodCIDR+","+spec.DefaultPodCIDR6, spec.DefaultServiceCIDR+","+spec.DefaultServiceCIDR6
+	if _, text := install(t, c); strings.Contains(text, "AAAA") || strings.Contains(text, "[::]") {
+		t.Error("the first family of a dual-stack cluster is IPv4, and so are the addresses of its hosts")
+	}
+}
+
 // TestTheSecretIsTheUsers: it is mounted, and in no ConfigMap. Without one, nobody is told.
 func TestTheSecretIsTheUsers(t *testing.T) {
 	c := withPrometheus("a", "b")
