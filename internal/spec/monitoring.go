@@ -20,8 +20,9 @@ func (p *Prometheus) fill() {
 	}
 }
 
-// retention is a duration as Prometheus writes it. Of its units, only those are allowed that are long enough for a retention.
-var retention = regexp.MustCompile(`^[1-9][0-9]{0,4}[hdwy]$`)
+// retention is a duration as Prometheus writes it. Of its units, only those are allowed that are long enough for a retention, and no number that is
+// too large for Prometheus, which does not start with more than 292 years.
+var retention = regexp.MustCompile(`^([1-9][0-9]{0,4}[hd]|[1-9][0-9]{0,3}w|[1-9][0-9]?y)$`)
 
 // leastStorage is enough for the samples of the last two hours of a small cluster, which Prometheus never deletes.
 var leastStorage = resource.MustParse("1Gi")
