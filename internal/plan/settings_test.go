@@ -358,6 +358,17 @@ func TestSettingsOfAdoptedHostsAreRefused(t *testing.T) {
 	}
 }
 
+func TestPrometheusOnAdoptedHostsIsRefused(t *testing.T) {
+	c := stackedLab()
+	obs := running(t, c)
+	obs.Hosts["worker-b"].Facts.Kubernetes.Adopted = true
+	c.Spec.Monitoring = spec.Monitoring{Exporter: true, Prometheus: spec.Prometheus{Install: true}}
+	_, err := planFor(c, obs, newer)
+	if r, ok := errors.AsType[*cluster.Refusal](err); !ok || r.Rule != RuleOwnProgram || !strings.Contains(r.Why, "images of worker-b") {
+		t.Error(err)
+	}
+}
+
 func TestANewClusterRemembersItsSettings(t *testing.T) {
 	c := testCluster()
 	c.Spec.Settings.Kubelet.MaxPods = 50

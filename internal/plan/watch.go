@@ -97,6 +97,20 @@ func (b *builder) removeExporters(after []*Step) {
 	}
 }
 
+// refusePrometheus: its images are in the bundle and in no registry, and adopted hosts get none of a bundle.
+func (b *builder) refusePrometheus() error {
+	if !b.c.InstallsPrometheus() {
+		return nil
+	}
+	for _, h := range b.c.Spec.Hosts {
+		if h.IsNode() && b.leftAsItIs(h) {
+			return refused(RuleOwnProgram, "spec.monitoring.prometheus is to be installed, and the images of "+h.Name+" are managed without Quorate",
+				"Leave it out, and use a Prometheus of your own (`quorate monitoring scrape`). An adopted host is converted by `quorate reset "+h.Name+"` and `quorate apply`.")
+		}
+	}
+	return nil
+}
+
 // removePrometheus plans the removal of the Prometheus that an earlier spec had installed.
 func (b *builder) removePrometheus(after ...*Step) {
 	if api := b.Seen.API; api != nil && !b.c.InstallsPrometheus() && api.Applied[manifest.Prometheus] != "" {
