@@ -45,7 +45,7 @@ var (
 
 // WhoHas sends ARP probes for an address, as RFC 5227 describes for the detection of duplicate addresses, and returns who
 // answered or announced it within three quarters of a second (quickly: 0.3 seconds). No cache changes because of a probe. For an IPv6
-// address, the probes are neighbor solicitations, as RFC 4862 describes.
+// address, the probes are neighbor solicitations (RFC 4861), from which others learn nothing but this host's own hardware address.
 // The host's own kernel does not answer: AddressHolders.Has says whether this host has the address.
 var WhoHas = host.Define("node.who-has", whoHas)
 
@@ -74,7 +74,11 @@ func whoHas(ctx context.Context, r WhoHasRequest) (facts.AddressHolders, error) 
 		how = quick
 	}
 	if address.Is6() {
-		out.Answers, err = probe6(ctx, link, address, how)
+		from, err := netip.ParseAddr(r.From)
+		if err != nil || !from.Is6() {
+			return out, fmt.Errorf("%q is not an IPv6 address, from which %s could be asked for", r.From, address)
+		}
+		out.Answers, err = probe6(ctx, link, from, address, how)
 		out.Peers = neighbors6(link, r.Peers)
 		return out, err
 	}

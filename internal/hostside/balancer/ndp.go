@@ -12,10 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probe6 asks for an IPv6 address with neighbor solicitations from the unspecified address. The machine that has the address answers to
-// all nodes, and nobody enters the question into a cache.
-func probe6(ctx context.Context, link *net.Interface, address netip.Addr, how pace) ([]string, error) {
-	return probing{"neighbor discovery", openNDP, solicit, parseAdvertisement}.run(ctx, link, address, how)
+// probe6 asks for an IPv6 address with neighbor solicitations from an address of this host. Those from the unspecified address mean that
+// the sender wants the address for itself (RFC 4862): a machine that has just started, and still looks whether another one has its address,
+// would give it up.
+func probe6(ctx context.Context, link *net.Interface, from, address netip.Addr, how pace) ([]string, error) {
+	ask := func(s *os.File, link *net.Interface, address netip.Addr) error {
+		return solicit(s, link, from, address)
+	}
+	return probing{"neighbor discovery", openNDP, ask, parseAdvertisement}.run(ctx, link, address, how)
 }
 
 // neighbors6 finds the hardware addresses of some IPv6 addresses in the kernel's table.
@@ -43,6 +47,7 @@ const (
 
 	neighborSolicitation  = 135
 	neighborAdvertisement = 136
+	sourceLinkAddress     = 1
 	targetLinkAddress     = 2
 )
 
@@ -73,18 +78,20 @@ func openNDP(index int) (*os.File, error) {
 }
 
 // solicit asks for the address at its solicited-node multicast address.
-func solicit(s *os.File, link *net.Interface, address netip.Addr) error {
+func solicit(s *os.File, link *net.Interface, from, address netip.Addr) error {
 	a := address.As16()
 	to := &unix.SockaddrLinklayer{Protocol: bigEndian(unix.ETH_P_IPV6), Ifindex: link.Index, Halen: 6, Addr: [8]byte{0x33, 0x33, 0xff, a[13], a[14], a[15]}}
-	return sendTo(s, solicitation(address), to)
+	return sendTo(s, solicitation(from, link.HardwareAddr, address), to)
 }
 
-func solicitation(address netip.Addr) []byte {
-	a := address.As16()
+// solicitation also says which hardware address the sender has, so that whoever answers need not ask for it.
+func solicitation(from netip.Addr, mac net.HardwareAddr, address netip.Addr) []byte {
+	a, sender := address.As16(), from.As16()
 	body := append([]byte{neighborSolicitation, 0, 0, 0, 0, 0, 0, 0}, a[:]...)
+	body = append(append(body, sourceLinkAddress, 1), mac...)
 	group := []byte{0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a[13], a[14], a[15]}
 	packet := []byte{6 << 4, 0, 0, 0, 0, byte(len(body)), unix.IPPROTO_ICMPV6, ndpHopLimit}
-	packet = append(packet, make([]byte, 16)...) // nobody's address
+	packet = append(packet, sender[:]...)
 	packet = append(packet, group...)
 	packet = append(packet, body...)
 	binary.BigEndian.PutUint16(packet[ip6Header+2:], checksum6(packet))

@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"encoding/hex"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
@@ -13,7 +14,8 @@ const advertisement = "6000000000203aff" + "fe800000000000000051c6fffe12050b" + 
 
 func TestNeighborDiscovery(t *testing.T) {
 	address := netip.MustParseAddr("fd00:1::100")
-	question := solicitation(address)
+	from, own := netip.MustParseAddr("fd00:1::11"), net.HardwareAddr{2, 0x51, 0xc6, 0x12, 5, 0x11}
+	question := solicitation(from, own, address)
 	// Adding up a packet with its checksum gives zero: here, in the same way as a receiver does it.
 	sum := uint32(len(question)-ip6Header) + 58
 	for i := ip6Src; i < len(question); i += 2 {
@@ -27,6 +29,11 @@ func TestNeighborDiscovery(t *testing.T) {
 	}
 	if want, _ := hex.DecodeString("ff0200000000000000000001ff000100"); !slices.Equal(question[24:40], want) || question[7] != 255 || question[40] != 135 {
 		t.Errorf("asks %x", question)
+	}
+
+	// Without the sender's address, a machine that starts would take the question for a claim on its address.
+	if !slices.Equal(question[ip6Src:24], from.AsSlice()) || !slices.Equal(question[ndpOptions:], append([]byte{sourceLinkAddress, 1}, own...)) || int(question[5]) != len(question)-ip6Header {
+		t.Errorf("asks as %x", question)
 	}
 
 	packet, err := hex.DecodeString(advertisement)
