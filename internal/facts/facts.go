@@ -3,6 +3,8 @@
 package facts
 
 import (
+	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -180,6 +182,20 @@ func SysctlFile(name string) string { return sysctls + exchanged(name) }
 func SysctlName(file string) string { return exchanged(strings.TrimPrefix(file, sysctls)) }
 
 const sysctls = "/proc/sys/"
+
+// InOrder are the names of kernel settings in the order in which they are set. When a host begins to forward packets of IPv6, the kernel
+// removes the default route that came from router advertisements, unless accept_ra of its interface is 2 already.
+func InOrder(values map[string]string) []string {
+	forwards := func(name string) int {
+		if strings.HasSuffix(name, ".forwarding") {
+			return 1
+		}
+		return 0
+	}
+	return slices.SortedFunc(maps.Keys(values), func(a, b string) int {
+		return cmp.Or(forwards(a)-forwards(b), strings.Compare(a, b))
+	})
+}
 
 func exchanged(name string) string { return strings.NewReplacer(".", "/", "/", ".").Replace(name) }
 

@@ -103,8 +103,8 @@ func configure(ctx context.Context, d facts.Desired, permitted bool) ([]string, 
 		// A module that is built in has no file to load: what counts is whether the sysctls below exist.
 		_ = system.Run(ctx, "modprobe", m)
 	}
-	for key, value := range d.Sysctls {
-		if err := setSysctl(key, value); err != nil {
+	for _, key := range facts.InOrder(d.Sysctls) {
+		if err := setSysctl(key, d.Sysctls[key]); err != nil {
 			return changed, err
 		}
 	}

@@ -103,6 +103,9 @@ func TestRouterAdvertisements(t *testing.T) {
 		if len(d.Sysctls) != len(want) {
 			t.Errorf("%+v: %v", tc, d.Sysctls)
 		}
+		if !strings.HasSuffix(text, "-net.ipv6.conf.all.forwarding = 1\n") {
+			t.Errorf("%+v: the default route is lost before it is kept:\n%s", tc, text)
+		}
 	}
 	if !slices.Contains(Request(c).Sysctls, acceptRA) || slices.Contains(Request(cluster()).Sysctls, acceptRA) {
 		t.Error("the setting of the interfaces is read in the wrong clusters")

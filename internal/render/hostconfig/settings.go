@@ -45,7 +45,7 @@ func Settings(c *spec.Cluster, f *facts.Facts) facts.Desired {
 	}
 	if six := ipv6Sysctls(c, f); len(six) > 0 {
 		var b strings.Builder
-		for _, name := range slices.Sorted(maps.Keys(six)) {
+		for _, name := range facts.InOrder(six) {
 			fmt.Fprintf(&b, "-%s = %s\n", name, six[name])
 		}
 		d.Files = append(d.Files, facts.File{Path: IPv6SysctlFile, Content: b.String()})
