@@ -166,7 +166,7 @@ type EtcdDiskWithin struct {
 type Overlay struct {
 	// Backend is flannel's, for example vxlan.
 	Backend string `json:"backend"`
-	// Routes lead to the pods of other nodes.
+	// Routes lead to the pods of other nodes: those of IPv4, or of IPv6 where pods have nothing else.
 	Routes []PodRoute `json:"routes,omitempty"`
 	// Restored is what other programs removed and flanneld restored, as far as it remembers.
 	Restored []Restored `json:"restored,omitempty"`
@@ -337,7 +337,7 @@ type Node struct {
 	Address string `json:"address,omitempty"` // its InternalIP
 	// SecondaryAddress is its InternalIP in the second family of a dual-stack cluster.
 	SecondaryAddress string `json:"secondaryAddress,omitempty"`
-	// PodCIDR is the range of its pods; OverlayAddress is where flannel on the other nodes sends packets for them.
+	// PodCIDR is the range of its pods, that of IPv4 if there are two; OverlayAddress is where flannel on the other nodes sends packets for them.
 	PodCIDR        string `json:"podCIDR,omitempty"`
 	OverlayAddress string `json:"overlayAddress,omitempty"`
 	Ready          bool   `json:"ready"`

@@ -432,7 +432,10 @@ func readNodes(ctx context.Context, client *kube.Client, version string, api *fa
 		}
 		out := facts.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Runtime: n.Status.NodeInfo.ContainerRuntimeVersion, Labels: n.Labels,
 			Unschedulable: n.Spec.Unschedulable, BootID: n.Status.NodeInfo.BootID, PodCIDR: n.Spec.PodCIDR, OverlayAddress: n.Annotations["flannel.alpha.coreos.com/public-ip"]}
-		if strings.Contains(out.PodCIDR, ":") {
+		// The routes of IPv4 are looked at, also where it is the second family (see facts.Overlay).
+		if i := slices.IndexFunc(n.Spec.PodCIDRs, func(cidr string) bool { return !strings.Contains(cidr, ":") }); i >= 0 {
+			out.PodCIDR = n.Spec.PodCIDRs[i]
+		} else if strings.Contains(out.PodCIDR, ":") {
 			out.OverlayAddress = n.Annotations["flannel.alpha.coreos.com/public-ipv6"]
 		}
 		_, out.Cordoned = n.Annotations[facts.CordonedAnnotation]
