@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -148,6 +149,7 @@ func Render(c *spec.Cluster, image func(short string) string, published bool) (m
 		"Networks": networks(c), "Image": image("flannel"), "Published": published,
 		"Policies":     c.Spec.Network.Policies == spec.PoliciesEnforced && !published,
 		"EndpointHost": hostconfig.EndpointHost(c), "EndpointPort": hostconfig.EndpointPort(c),
+		"PublicIPv6": slices.Equal(c.Spec.Network.Families(), []spec.Family{spec.IPv6, spec.IPv4}),
 	}); err != nil {
 		return nil, fmt.Errorf("rendering %s: %w", Flannel, err)
 	}

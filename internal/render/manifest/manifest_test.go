@@ -48,6 +48,7 @@ func TestFlannelConnectsEachFamily(t *testing.T) {
 		"10.244.0.0/16":                  `{"Network": "10.244.0.0/16", "EnableNFTables": true, "Backend": {"Type": "vxlan"}}`,
 		"fd00:10:244::/56":               `{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd00:10:244::/56", "EnableNFTables": true, "Backend": {"Type": "vxlan"}}`,
 		"10.244.0.0/16,fd00:10:244::/56": `{"Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:10:244::/56", "EnableNFTables": true, "Backend": {"Type": "vxlan"}}`,
+		"fd00:10:244::/56,10.244.0.0/16": `{"EnableIPv6": true, "IPv6Network": "fd00:10:244::/56", "Network": "10.244.0.0/16", "EnableNFTables": true, "Backend": {"Type": "vxlan"}}`,
 	} {
 		c := spec.DefaultLab("test")
 		c.Spec.Network.PodCIDR = ranges
@@ -57,6 +58,8 @@ func TestFlannelConnectsEachFamily(t *testing.T) {
 		}
 		if text := string(manifests[Flannel].Objects); !strings.Contains(text, "    "+want+"\n") {
 			t.Errorf("%s: no %s in\n%s", ranges, want, text)
+		} else if strings.Contains(text, "--public-ipv6=") != (ranges == "fd00:10:244::/56,10.244.0.0/16") {
+			t.Errorf("%s: flannel looks for its interface by\n%s", ranges, text)
 		}
 	}
 }
