@@ -56,9 +56,14 @@ func Outline(api *facts.API, g Given) *spec.Cluster {
 	s.ControlPlane.Endpoint, s.ControlPlane.Topology = endpointOf(api), spec.TopologyStacked
 	s.LoadBalancer.Type = spec.BalancerManaged // as long as nobody knows, every host is asked that could balance
 	given := slices.Clone(g.Hosts)
+	// Nodes may also have addresses of a family that the cluster does not use.
+	dual := api.Kubeadm != nil && len(spec.Network{PodCIDR: api.Kubeadm.PodCIDR}.Families()) == 2
 	var workers []spec.Host
 	for _, n := range api.Nodes {
-		h := spec.Host{Name: n.Name, Address: n.Address, SecondaryAddress: n.SecondaryAddress, Roles: rolesOf(n), Zone: n.Labels[plan.ZoneLabel], Region: n.Labels[plan.RegionLabel]}
+		h := spec.Host{Name: n.Name, Address: n.Address, Roles: rolesOf(n), Zone: n.Labels[plan.ZoneLabel], Region: n.Labels[plan.RegionLabel]}
+		if dual {
+			h.SecondaryAddress = n.SecondaryAddress
+		}
 		given = slices.DeleteFunc(given, func(more spec.Host) bool {
 			if more.Name != n.Name && more.Name != short(n.Name) {
 				return false
@@ -110,7 +115,8 @@ func rolesOf(n facts.Node) []string {
 
 // adding is a host with what the caller says of it.
 func adding(h, more spec.Host) spec.Host {
-	h.Address, h.Zone, h.Region = cmp.Or(more.Address, h.Address), cmp.Or(more.Zone, h.Zone), cmp.Or(more.Region, h.Region)
+	h.Address, h.SecondaryAddress = cmp.Or(more.Address, h.Address), cmp.Or(more.SecondaryAddress, h.SecondaryAddress)
+	h.Zone, h.Region = cmp.Or(more.Zone, h.Zone), cmp.Or(more.Region, h.Region)
 	for _, role := range more.Roles {
 		if !h.Has(role) {
 			h.Roles = append(h.Roles, role)

@@ -196,6 +196,9 @@ func TestWhatIsNotFoundOutOrCannotBeAdopted(t *testing.T) {
 		"two stacks of pods": {edits: []string{"podSubnet: 10.244.0.0/16", "podSubnet: 10.244.0.0/16,fd00::/48"}, problem: "but the Services only IPv4"},
 		"two stacks": {edits: []string{"podSubnet: 10.244.0.0/16", "podSubnet: 10.244.0.0/16,fd00::/48", "serviceSubnet: 10.96.0.0/12", "serviceSubnet: 10.96.0.0/12,fd00:10:96::/112"},
 			problem: "has only IPv4"},
+		"nodes with addresses that the cluster does not use": {change: func(_ *spec.Cluster, o *facts.Observation, _ *existing.Given) {
+			o.API.Nodes[0].SecondaryAddress = "fd00::11"
+		}, check: func(c *spec.Cluster) bool { return c.Spec.Hosts[0].SecondaryAddress == "" }},
 		"files of the operator": {edits: []string{"      extraArgs:\n", "      extraVolumes:\n      - {name: a, hostPath: /etc/audit, mountPath: /etc/audit}\n      extraArgs:\n"},
 			notes: []string{"only you have: /etc/audit"}},
 		"another DNS domain":                  {edits: []string{"dnsDomain: cluster.local", "dnsDomain: k8s.example.com"}, notes: []string{"k8s.example.com"}},

@@ -42,12 +42,17 @@ func TestInitShapes(t *testing.T) {
 		{Name: "lb-a", Address: "10.0.0.14", Roles: []string{RoleLoadBalancer}, Zone: "2"},
 		{Name: "lb-b", Address: "10.0.0.15", Roles: []string{RoleLoadBalancer}, Zone: "1e3"},
 	}
+	dual := slices.Clone(hosts)
+	dual[0].SecondaryAddress, dual[1].SecondaryAddress, dual[2].SecondaryAddress = "fd00::11", "fd00::12", "fd00::13"
 	for name, tc := range map[string]struct {
 		o    InitOptions
 		want func(*Cluster) bool
 	}{
 		"real hosts": {InitOptions{Hosts: hosts, VirtualIP: "10.0.0.100"}, func(c *Cluster) bool {
 			return c.Spec.Hosts[0].Zone == "true" && c.Spec.Hosts[0].SSH == (SSH{User: "admin", Port: 2222, KeyFile: "~/k, {x}: #y", Jump: "a@b:22,c@d", JumpKeyFile: "~/j"}) && c.Spec.Hosts[2].Zone == "1e3"
+		}},
+		"dual stack": {InitOptions{Hosts: dual, VirtualIP: "10.0.0.100", PodCIDR: "10.244.0.0/16,fd00:10:244::/56"}, func(c *Cluster) bool {
+			return c.Spec.Hosts[0].SecondaryAddress == "fd00::11" && c.Spec.Hosts[3].SecondaryAddress == "" && c.Spec.Network.ServiceCIDR == DefaultServiceCIDR+","+DefaultServiceCIDR6
 		}},
 		"external balancer": {InitOptions{Balancer: BalancerExternal, VirtualIP: "10.0.0.100"}, func(c *Cluster) bool {
 			return len(c.HostsWith(RoleLoadBalancer)) == 0
