@@ -13,7 +13,7 @@ import (
 type opening struct {
 	proto   string
 	ports   []string // none for VRRP, which has no ports
-	sources []string // addresses; none if every client may connect
+	sources []string // addresses of one family; none if every client may connect
 }
 
 // openings are what a host must let in for its roles, and from whom. Only the endpoint is for everybody: etcd, kubelets,
@@ -24,23 +24,36 @@ func openings(c *spec.Cluster, h spec.Host) (out []opening) {
 		if in.proto != facts.VRRP {
 			o.ports = []string{fmt.Sprint(in.port)}
 		}
-		if !(c.Balances(h) && in.port == endpointPort(c) && (in.use == "endpoint" || sharesPort(c, h))) {
-			for _, from := range c.Spec.Hosts {
-				if from.Name != h.Name && in.from(from) {
-					o.sources = append(o.sources, from.Address)
-				}
-			}
-			if len(o.sources) == 0 {
-				continue // nobody comes
-			}
-		}
-		if i := slices.IndexFunc(out, func(x opening) bool { return x.proto == o.proto && slices.Equal(x.sources, o.sources) }); i >= 0 {
-			out[i].ports = append(out[i].ports, o.ports...)
+		if c.Balances(h) && in.port == endpointPort(c) && (in.use == "endpoint" || sharesPort(c, h)) {
+			out = with(out, o)
 			continue
 		}
-		out = append(out, o)
+		addresses := []func(spec.Host) string{func(from spec.Host) string { return from.Address }}
+		if in.use == podTraffic { // flannel sends the packets of each family over that family
+			addresses = append(addresses, func(from spec.Host) string { return from.SecondaryAddress })
+		}
+		for _, address := range addresses {
+			o.sources = nil
+			for _, from := range c.Spec.Hosts {
+				if a := address(from); from.Name != h.Name && in.from(from) && a != "" {
+					o.sources = append(o.sources, a)
+				}
+			}
+			if len(o.sources) > 0 { // otherwise, nobody comes
+				out = with(out, o)
+			}
+		}
 	}
 	return out
+}
+
+// with adds an opening to others, to one for the same hosts if there is one.
+func with(all []opening, o opening) []opening {
+	if i := slices.IndexFunc(all, func(x opening) bool { return x.proto == o.proto && slices.Equal(x.sources, o.sources) }); i >= 0 {
+		all[i].ports = append(all[i].ports, o.ports...)
+		return all
+	}
+	return append(all, o)
 }
 
 // openPorts are the commands that open a host's own firewall for its roles.
@@ -97,14 +110,19 @@ func (o opening) firewalld() (out []string) {
 		}
 		return out
 	}
-	rule := func(what string) string {
-		return forEach(o.sources, fmt.Sprintf(`firewall-cmd --permanent --add-rich-rule="rule family=ipv4 source address=$a %s accept"`, what))
+	what := []string{"protocol value=" + o.proto}
+	if len(o.ports) > 0 {
+		what = nil
+		for _, port := range o.ports {
+			what = append(what, fmt.Sprintf("port port=%s protocol=%s", port, o.proto))
+		}
 	}
-	if len(o.ports) == 0 {
-		return []string{rule("protocol value=" + o.proto)}
+	family := "ipv4"
+	if spec.FamilyOf(o.sources[0]) == spec.IPv6 {
+		family = "ipv6"
 	}
-	for _, port := range o.ports {
-		out = append(out, rule(fmt.Sprintf("port port=%s protocol=%s", port, o.proto)))
+	for _, w := range what {
+		out = append(out, forEach(o.sources, fmt.Sprintf(`firewall-cmd --permanent --add-rich-rule="rule family=%s source address=$a %s accept"`, family, w)))
 	}
 	return out
 }

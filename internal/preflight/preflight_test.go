@@ -723,6 +723,31 @@ func TestFirewallsAreOpenedForPeersOnly(t *testing.T) {
 	}
 }
 
+// TestFirewallsAreOpenedForBothFamilies: flannel sends the packets of pods with IPv6 addresses to the secondary addresses of nodes. Everything
+// else uses the first family.
+func TestFirewallsAreOpenedForBothFamilies(t *testing.T) {
+	c := labSpec()
+	c.Spec.Network.PodCIDR = "10.244.0.0/16,fd00:10:244::/56"
+	for i := range c.Spec.Hosts {
+		c.Spec.Hosts[i].SecondaryAddress = fmt.Sprintf("fd00::%x", i+1)
+	}
+	h, _ := c.Host("worker-a")
+	const pods = "source address=$a port port=8472 protocol=udp accept"
+	for fix, want := range map[string][]string{
+		openPorts(c, h, "firewalld"): {"rule family=ipv4 " + pods, "rule family=ipv6 " + pods, "--add-source=10.244.0.0/16", "--add-source=fd00:10:244::/56"},
+		openPorts(c, h, "ufw"):       {"ufw route allow from 10.244.0.0/16", "ufw route allow from fd00:10:244::/56"},
+	} {
+		for _, w := range want {
+			if !strings.Contains(fix, w) {
+				t.Errorf("no %q in %s", w, fix)
+			}
+		}
+		if strings.Count(fix, "family=ipv6") > 1 || strings.Count(fix, " fd00::1 ") > 1 || strings.Contains(fix, " "+h.SecondaryAddress) {
+			t.Errorf("more is opened than needed: %s", fix)
+		}
+	}
+}
+
 func TestReportSortsAndIgnores(t *testing.T) {
 	c := labSpec()
 	finding := func(s cluster.Severity, rule, summary, fix string, subjects ...string) cluster.Finding {
