@@ -383,7 +383,7 @@ func plugOf(c *spec.Cluster) (*labPlug, error) {
 	}
 	for _, h := range c.Spec.Hosts {
 		m, err := l.Machine(h.Name)
-		if err != nil || m.Address.String() != h.Address {
+		if err != nil || !slices.Contains(h.Addresses(), m.Address.String()) {
 			return nil, nil // a lab of the same name, and hosts that are not its machines
 		}
 	}
