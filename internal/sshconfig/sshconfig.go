@@ -253,11 +253,10 @@ type hop struct{ user, host, port, key string }
 
 // String is the hop as the spec has it.
 func (h hop) String() string {
-	out := h.user + "@" + h.host
-	if h.port != strconv.Itoa(spec.DefaultSSHPort) {
-		out += ":" + h.port
+	if h.port == strconv.Itoa(spec.DefaultSSHPort) {
+		return h.user + "@" + h.host
 	}
-	return out
+	return h.user + "@" + net.JoinHostPort(h.host, h.port)
 }
 
 // most is how many jump hosts may lie on the way to another.
