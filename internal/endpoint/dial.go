@@ -195,7 +195,7 @@ func fingerprint(c *x509.Certificate) string {
 // reason is the innermost part of an error: what went wrong, without the address, which is already known.
 func reason(err error) string {
 	if err == nil {
-		return "no IPv4 address"
+		return "no address"
 	}
 	var (
 		dns *net.DNSError

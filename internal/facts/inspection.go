@@ -117,7 +117,7 @@ type ForwardDrop struct {
 	Unknown string `json:"unknown,omitempty"`
 }
 
-// Subnet is an IPv4 network that a host has a route to.
+// Subnet is a network that a host has a route to.
 type Subnet struct {
 	Prefix    string `json:"prefix"`
 	Interface string `json:"interface,omitempty"`

@@ -26,7 +26,7 @@ type Request struct {
 	// Kind and Target are words of package drill.
 	Kind   string `json:"kind"`
 	Target string `json:"target"`
-	// Peers are IPv4 addresses: for a cut of the host, or of one direction, and for loss, the other hosts of the cluster and the virtual
+	// Peers are addresses: for a cut of the host, or of one direction, and for loss, the other hosts of the cluster and the virtual
 	// IPs; for a link, its other end; otherwise the other etcd members, or the other load balancers.
 	Peers []string `json:"peers,omitempty"`
 	// Percent is how many packets are lost, or how much of the memory that is available is taken.

@@ -179,7 +179,7 @@ func (p *trialPod) attach(ctx context.Context) (net.IP, error) {
 	if len(current.IPs) == 0 {
 		return nil, fmt.Errorf("the pod network %s gave no address", list.Name)
 	}
-	return current.IPs[0].Address.IP, nil // the first is of the cluster's first family
+	return current.IPs[0].Address.IP, nil // flannel gives that of IPv4 first, if there are two
 }
 
 // firstNetwork is the configuration that the runtime uses: the first by name.
