@@ -380,7 +380,8 @@ func awaitPod(ctx context.Context, pod string, before []string) error {
 		case len(now) == 0 || slices.ContainsFunc(now, func(id string) bool { return slices.Contains(before, id) }):
 			return errors.New("the kubelet has not started it again yet")
 		case pod == etcdPod:
-			return healthy(ctx, hostconfig.EtcdReady)
+			_, err := ofEtcd(ctx, hostconfig.EtcdReady)
+			return err
 		case pod == facts.APIServer:
 			return apiReady(ctx)
 		}

@@ -227,15 +227,27 @@ func AwaitKubelet(ctx context.Context) error {
 
 // etcdServes says whether the member on this host runs the version and has a leader.
 func etcdServes(ctx context.Context, version string) error {
-	body, err := get(ctx, hostconfig.EtcdMetrics)
+	body, err := ofEtcd(ctx, hostconfig.EtcdMetrics)
 	if err != nil {
 		return err
 	}
 	if have := serverVersion(string(body)); have != strings.TrimPrefix(version, "v") {
 		return fmt.Errorf("etcd %s runs", have)
 	}
-	_, err = get(ctx, hostconfig.EtcdReady)
+	_, err = ofEtcd(ctx, hostconfig.EtcdReady)
 	return err
+}
+
+// ofEtcd gets a page of the member on this host. On IPv6 hosts of an adopted cluster, it is at the other loopback address, where kubeadm has it.
+func ofEtcd(ctx context.Context, url string) ([]byte, error) {
+	body, err := get(ctx, url)
+	if err == nil {
+		return body, nil
+	}
+	if six, other := get(ctx, strings.Replace(url, "127.0.0.1", "[::1]", 1)); other == nil {
+		return six, nil
+	}
+	return body, err
 }
 
 // serverVersion finds etcd's version among its metrics.
