@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // Request says what to look up and to dial.
@@ -28,6 +29,8 @@ type Request struct {
 	Port string `json:"port"`
 	// Address is dialed; when it is empty, what the name resolves to.
 	Address string `json:"address,omitempty"`
+	// Family is that of the endpoint: the first of the cluster.
+	Family spec.Family `json:"family,omitempty"`
 	// CA is the cluster's in PEM, once there is one.
 	CA      string        `json:"ca,omitempty"`
 	Timeout time.Duration `json:"timeout"`
@@ -102,15 +105,16 @@ func dial(ctx context.Context, r Request) Answer {
 	return a
 }
 
-// lookupName resolves the name to addresses of the family that clients need: that of the endpoint's address. Without one, IPv4 comes first.
+// lookupName resolves the name to addresses of the family that clients need. If the endpoint has no address in the spec, the other family will do.
 func lookupName(ctx context.Context, r Request) ([]netip.Addr, error) {
-	if a, err := netip.ParseAddr(r.Address); err == nil && a.Is6() {
-		return net.DefaultResolver.LookupNetIP(ctx, "ip6", r.Name)
+	networks := []string{"ip4", "ip6"}
+	if r.Family == spec.IPv6 {
+		slices.Reverse(networks)
 	}
-	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", r.Name)
+	found, err := net.DefaultResolver.LookupNetIP(ctx, networks[0], r.Name)
 	if len(found) == 0 && r.Address == "" {
-		if six, err := net.DefaultResolver.LookupNetIP(ctx, "ip6", r.Name); err == nil {
-			return six, nil
+		if others, failed := net.DefaultResolver.LookupNetIP(ctx, networks[1], r.Name); failed == nil {
+			return others, nil
 		}
 	}
 	return found, err

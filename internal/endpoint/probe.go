@@ -39,7 +39,7 @@ func Everywhere(ctx context.Context, s *cluster.State, conns *host.Set) []Probe 
 
 func request(s *cluster.State, connections int) Request {
 	at := s.Reached().Endpoint()
-	return Request{Name: at.Name, Port: at.Port, Address: at.Address,
+	return Request{Name: at.Name, Port: at.Port, Address: at.Address, Family: s.Spec.Spec.Network.First(),
 		CA: s.CA(), Timeout: patience, Connections: connections}
 }
 

@@ -127,7 +127,7 @@ func addressesOf(c *spec.Cluster, l *lab.Lab, a netip.Addr) (first, second strin
 		return a.String(), ""
 	case familyOf(c) != lab.Dual:
 		return a.String(), ""
-	case c.Spec.Network.Families()[0] == spec.IPv6:
+	case c.Spec.Network.First() == spec.IPv6:
 		return six.String(), a.String()
 	}
 	return a.String(), six.String()

@@ -100,6 +100,14 @@ func (n Network) Families() (out []Family) {
 	return out
 }
 
+// First is the first of the families; IPv4 as long as there are no ranges.
+func (n Network) First() Family {
+	if all := n.Families(); len(all) > 0 {
+		return all[0]
+	}
+	return IPv4
+}
+
 // Uses reports whether the cluster's pods and Services have addresses of the family.
 func (n Network) Uses(f Family) bool { return slices.Contains(n.Families(), f) }
 

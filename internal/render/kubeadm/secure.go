@@ -52,7 +52,7 @@ func apiServerVolumes() []object {
 func (c Config) localEtcd(extra map[string]string) object {
 	all := map[string]string{"tls-min-version": "TLS1.2", "cipher-suites": strings.Join(hostconfig.CipherSuites, ","),
 		"quota-backend-bytes": strconv.Itoa(hostconfig.EtcdQuota)}
-	if families := c.Cluster.Spec.Network.Families(); len(families) > 0 && families[0] == spec.IPv6 {
+	if c.Cluster.Spec.Network.First() == spec.IPv6 {
 		// kubeadm has it listen on one loopback address, that of the family of its host. Quorate asks at the other one.
 		all["listen-metrics-urls"] = "http://[::1]:2381,http://127.0.0.1:2381"
 	}
