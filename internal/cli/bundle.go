@@ -27,7 +27,13 @@ func (a *app) bundle() *cobra.Command {
 	cmd := &cobra.Command{Use: "bundle", Short: "Manage bundles: all components and images of one Kubernetes version"}
 	cmd.PersistentFlags().StringVar(&version, "kubernetes-version", version, "the Kubernetes version")
 	cmd.PersistentFlags().Var(&arch, "arch", "the architecture of the hosts: "+strings.Join(components.Architectures, " or ")+" (with build, pull, verify, export, push, and sources)")
-	open := func() (*bundle.Bundle, error) { return bundle.Open(bundle.DirFor(version, string(arch))) }
+	open := func() (*bundle.Bundle, error) {
+		b, err := bundle.Open(bundle.DirFor(version, string(arch)))
+		if errors.Is(err, bundle.ErrNotBuilt) && arch != architecture(runtime.GOARCH) {
+			err = fmt.Errorf("open the bundle of Kubernetes %s for %s: %w; run `quorate bundle build --arch %s`", version, arch, bundle.ErrNotBuilt, arch)
+		}
+		return b, err
+	}
 	cmd.AddCommand(a.bundleBuild(&version, &arch), a.bundleList(), a.bundleVerify(open), a.bundleExport(open), a.bundleImport(),
 		a.bundlePull(&version, &arch), a.bundlePush(open), a.bundleSources(&version, &arch), a.bundleVersions())
 	return cmd

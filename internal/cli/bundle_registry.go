@@ -58,6 +58,9 @@ uploaded. Without one, it assembles the bundle from the projects' published rele
 them (--releases and --registry). With -f, the spec's components section determines the source.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 && cmd.Flags().Changed("arch") {
+				return usageError{errors.New("a reference says which architecture its bundle is for: leave out --arch")}
+			}
 			b, err := a.pulled(cmd.Context(), *version, string(*arch), c, args)
 			if err != nil {
 				return explain(cmd.Context(), err)

@@ -89,6 +89,8 @@ func TestUsageErrors(t *testing.T) {
 		"plan --by-hand -f nope.yaml":                                                  "nope.yaml",
 		"status --watch --compare-etcd":                                                "cannot be combined with --watch",
 		"dashboard --interval 10ms":                                                    "--interval must be 1s or more",
+		"bundle pull registry.example.com/q:v1 --arch amd64":                           "leave out --arch",
+		"bundle verify --arch s390x":                                                   "amd64 or arm64",
 		"status --watch --interval 0s":                                                 "--interval must be 1s or more",
 		"dashboard --tls-cert c.pem":                                                   "must be set together",
 		"dashboard --snapshot x.html --tls-cert c --tls-key k":                         "serves nothing",

@@ -23,18 +23,20 @@ const Namespace = "quorate-monitoring"
 // Images are the short names of the images that it needs.
 var Images = []string{"prometheus", "alertmanager", "kube-state-metrics", "node-exporter"}
 
-// Lacking is the first image that a bundle does not have and the spec needs; empty if it has all. Such a bundle came as a file or from a registry, and was
-// made for another cluster.
-func Lacking(c *spec.Cluster, image func(short string) string) string {
+// Lacking says which image the spec needs and the bundle for an architecture does not have; empty if it has all. Such a bundle came as a file or from a
+// registry, and was made for another cluster.
+func Lacking(c *spec.Cluster, image func(short string) string, arch string) string {
 	i := slices.IndexFunc(Images, func(short string) bool { return c.InstallsPrometheus() && image(short) == "" })
 	if i < 0 {
 		return ""
 	}
-	return Images[i]
+	return "spec.monitoring.prometheus needs the image " + Images[i] + ", which the bundle for " + arch + " does not have"
 }
 
-// MakeBundle is what to do about a bundle that lacks images.
-const MakeBundle = "make a bundle with `quorate bundle build --monitoring` and export or push it, or set `source: modules` in spec.components"
+// MakeBundle is what to do about a bundle for an architecture that lacks images, as a sentence without its period.
+func MakeBundle(arch string) string {
+	return "Make a bundle with `quorate bundle build --monitoring --arch " + arch + "` and export or push it, or set `source: modules` in spec.components"
+}
 
 // installation is what the objects depend on.
 type installation struct {
@@ -52,11 +54,7 @@ func (i installation) Storage() string { return i.c.Spec.Monitoring.Prometheus.S
 func (i installation) Secret() string { return i.c.Spec.Monitoring.Prometheus.AlertmanagerSecret }
 
 // IPv6 says that pods and hosts are reached at IPv6 addresses: the first family of the cluster is that.
-func (i installation) IPv6() bool { return firstIsIPv6(i.c) }
-
-func firstIsIPv6(c *spec.Cluster) bool {
-	return slices.Index(c.Spec.Network.Families(), spec.IPv6) == 0
-}
+func (i installation) IPv6() bool { return i.c.Spec.Network.First() == spec.IPv6 }
 
 // Any is where a program listens that is reached at all addresses of its pod, in front of a port.
 func (i installation) Any() string {
@@ -167,7 +165,7 @@ const (
 // alertmanagers finds all replicas.
 func alertmanagers(c *spec.Cluster) Object {
 	record := "A"
-	if firstIsIPv6(c) {
+	if c.Spec.Network.First() == spec.IPv6 {
 		record = "AAAA"
 	}
 	return Object{"names": []any{"alertmanager." + Namespace + ".svc"}, "type": record, "port": 9093}

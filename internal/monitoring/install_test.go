@@ -223,17 +223,17 @@ func TestLacking(t *testing.T) {
 	c := withPrometheus("a", "b")
 	has := map[string]string{"prometheus": "quorate.dev/prometheus:v1", "alertmanager": "quorate.dev/alertmanager:v1", "node-exporter": "quorate.dev/node-exporter:v1"}
 	image := func(short string) string { return has[short] }
-	if got := Lacking(c, image); got != "kube-state-metrics" {
+	if got := Lacking(c, image, "amd64"); !strings.Contains(got, "the image kube-state-metrics") {
 		t.Errorf("it lacks %q", got)
 	}
 	has["kube-state-metrics"] = "quorate.dev/kube-state-metrics:v1"
-	if got := Lacking(c, image); got != "" {
+	if got := Lacking(c, image, "amd64"); got != "" {
 		t.Errorf("it has all, and lacks %q", got)
 	}
 	clear(has)
 	c.Spec.Monitoring.Prometheus.Install = false
-	if got := Lacking(c, image); got != "" {
-		t.Errorf("nothing is to be installed, and it lacks %q", got)
+	if got := Lacking(c, image, "amd64"); got != "" {
+		t.Errorf("the spec installs nothing: %q", got)
 	}
 }
 

@@ -32,7 +32,7 @@ func mixed(c *spec.Cluster, obs *facts.Observation) (arm []string) {
 	return arm
 }
 
-// TestEachHostRunsTheBundleOfItsArchitecture: nothing is to be done where it does, and a host with the bundle of another one gets its own.
+// TestEachHostRunsTheBundleOfItsArchitecture: a plan leaves such a host alone, and replaces the bundle of a host that has another one.
 func TestEachHostRunsTheBundleOfItsArchitecture(t *testing.T) {
 	c := testCluster()
 	obs := finished(t, c)
@@ -65,7 +65,7 @@ func TestEachHostRunsTheBundleOfItsArchitecture(t *testing.T) {
 	// A machine with another processor has taken the place of one whose disk it has.
 	f := obs.Hosts["cp-a"].Facts
 	if f.Arch != "amd64" {
-		t.Fatal("cp-a is to be amd64")
+		t.Fatal("cp-a is not amd64")
 	}
 	f.Arch = "arm64"
 	if p, err = Build(cluster.Evaluate(c, obs), mixedBundle); err != nil {

@@ -19,7 +19,7 @@ func probing(c *spec.Cluster, obs *facts.Observation) *facts.Observation {
 	return obs
 }
 
-// leavesEtcd holds a cluster to what its probes are to be.
+// leavesEtcd checks that no API server has kubeadm's probes.
 func leavesEtcd(t *testing.T, c *spec.Cluster, obs *facts.Observation, what string) {
 	t.Helper()
 	for _, h := range c.HostsWith(spec.RoleControlPlane) {

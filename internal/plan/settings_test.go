@@ -364,7 +364,7 @@ func TestPrometheusOnAdoptedHostsIsRefused(t *testing.T) {
 	obs.Hosts["worker-b"].Facts.Kubernetes.Adopted = true
 	c.Spec.Monitoring = spec.Monitoring{Exporter: true, Prometheus: spec.Prometheus{Install: true}}
 	_, err := planFor(c, obs, newer)
-	if r, ok := errors.AsType[*cluster.Refusal](err); !ok || r.Rule != RuleOwnProgram || !strings.Contains(r.Why, "images of worker-b") {
+	if r, ok := errors.AsType[*cluster.Refusal](err); !ok || r.Rule != RuleOwnProgram || !strings.Contains(r.Why, "images on worker-b") {
 		t.Error(err)
 	}
 }

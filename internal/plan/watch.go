@@ -104,7 +104,7 @@ func (b *builder) refusePrometheus() error {
 	}
 	for _, h := range b.c.Spec.Hosts {
 		if h.IsNode() && b.leftAsItIs(h) {
-			return refused(RuleOwnProgram, "spec.monitoring.prometheus is to be installed, and the images of "+h.Name+" are managed without Quorate",
+			return refused(RuleOwnProgram, "spec.monitoring.prometheus needs images on "+h.Name+", whose images Quorate does not manage",
 				"Leave it out, and use a Prometheus of your own (`quorate monitoring scrape`). An adopted host is converted by `quorate reset "+h.Name+"` and `quorate apply`.")
 		}
 	}

@@ -173,7 +173,7 @@ type HostImages struct {
 // OK says that every image was read and found as it should be.
 func (h HostImages) OK() bool { return h.Error == "" && len(h.Problems) == 0 }
 
-// VerifyImages reads, on every node at once, all blobs of the images in containerd's store, of the bundle for its architecture.
+// VerifyImages reads, on all nodes at once, every blob of the images in containerd's store that the bundle for the node's architecture has.
 func (e *Engine) VerifyImages(ctx context.Context, bundles bundle.Set) []HostImages {
 	var out []HostImages
 	for _, h := range e.Cluster.Spec.Hosts {

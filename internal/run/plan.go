@@ -106,8 +106,8 @@ func Describe(c *spec.Cluster, bundles bundle.Set) (plan.Bundle, map[string]mani
 		return plan.Bundle{}, nil, fmt.Errorf("the bundle contains Kubernetes %s, but the spec says %s", b.Version(), c.Spec.Kubernetes.Version)
 	}
 	image := func(short string) string { i, _ := b.Image(short); return i.Name }
-	if lacks := monitoring.Lacking(c, image); lacks != "" {
-		return plan.Bundle{}, nil, fmt.Errorf("spec.monitoring.prometheus is to be installed, but the bundle has no image %s: %s", lacks, monitoring.MakeBundle)
+	if lacks := monitoring.Lacking(c, image, b.Arch()); lacks != "" {
+		return plan.Bundle{}, nil, fmt.Errorf("%s. %s", lacks, monitoring.MakeBundle(b.Arch()))
 	}
 	manifests, err := manifest.Render(c, image, b.IsPublished())
 	if err != nil {

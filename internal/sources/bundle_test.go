@@ -56,10 +56,10 @@ func TestABundleWithoutPrometheus(t *testing.T) {
 	c := spec.DefaultLab("test")
 	c.Spec.Components = spec.Components{Source: spec.SourceBundle, File: "/nonexistent/bundle.tar", Digest: emptyBundle(t, c.Spec.Kubernetes.Version)}
 	if found := Check(t.Context(), c, []string{runtime.GOARCH}); len(found) != 0 {
-		t.Errorf("nothing is to be installed: %+v", found)
+		t.Errorf("the spec installs nothing: %+v", found)
 	}
 	c.Spec.Monitoring.Prometheus.Install = true
-	if found := Check(t.Context(), c, []string{runtime.GOARCH}); len(found) != 1 || !strings.Contains(found[0].Summary, "no image prometheus") || !strings.HasPrefix(found[0].Fix, "Make a bundle with `quorate bundle build --monitoring`") {
+	if found := Check(t.Context(), c, []string{runtime.GOARCH}); len(found) != 1 || !strings.Contains(found[0].Summary, "needs the image prometheus") || !strings.HasPrefix(found[0].Fix, "Make a bundle with `quorate bundle build --monitoring --arch ") {
 		t.Errorf("%+v", found)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -65,12 +64,8 @@ func check(ctx context.Context, c *spec.Cluster, arch string, patience time.Dura
 		if err != nil || !holds(k.of, have.Digest()) {
 			return k.whole(ctx)
 		}
-		if lacks := monitoring.Lacking(c, func(short string) string { i, _ := have.Image(short); return i.Name }); lacks != "" {
-			fix := strings.ToUpper(monitoring.MakeBundle[:1]) + monitoring.MakeBundle[1:] + "."
-			if arch != runtime.GOARCH {
-				fix = strings.Replace(fix, "--monitoring", "--monitoring --arch "+arch, 1)
-			}
-			return []cluster.Finding{finding("spec.monitoring.prometheus is to be installed, but the bundle for "+arch+" has no image "+lacks, fix)}
+		if lacks := monitoring.Lacking(c, func(short string) string { i, _ := have.Image(short); return i.Name }, arch); lacks != "" {
+			return []cluster.Finding{finding(lacks, monitoring.MakeBundle(arch)+".")}
 		}
 	}
 	return nil

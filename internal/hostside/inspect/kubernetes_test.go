@@ -139,7 +139,7 @@ func TestIssuers(t *testing.T) {
 const kubeadmsProbes = `livenessProbe: {failureThreshold: 8, httpGet: {host: 10.0.0.11, path: /livez, port: probe-port, scheme: HTTPS}, initialDelaySeconds: 10, periodSeconds: 10, timeoutSeconds: 15}, ` +
 	`startupProbe: {failureThreshold: 24, httpGet: {host: 10.0.0.11, path: /livez, port: probe-port, scheme: HTTPS}, initialDelaySeconds: 10, periodSeconds: 10, timeoutSeconds: 15}`
 
-// TestWhoseProbes: kubeadm's probes are to be replaced, and those of an administrator are left alone.
+// TestWhoseProbes: kubeadm's probes are replaced, and those of an administrator stay.
 func TestWhoseProbes(t *testing.T) {
 	live, start, _ := strings.Cut(kubeadmsProbes, ", startupProbe")
 	start = "startupProbe" + start

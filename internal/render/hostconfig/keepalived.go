@@ -40,7 +40,7 @@ func keepalivedConfig(c *spec.Cluster, h spec.Host, standbys []spec.Host, m mann
 	between := "mcast_src_ip " + h.Address
 	if peers.Len() > 0 {
 		between = fmt.Sprintf("unicast_src_ip %s\n    unicast_peer {\n%s    }", h.Address, peers.String())
-		if isIPv6(h.Address) { // keepalived sends to IPv4 peers with a TTL of 255 by itself
+		if isIPv6(h.Address) { // the TTL for IPv4 peers is 255 without it
 			between = "unicast_ttl 255\n    " + between
 		}
 	}

@@ -16,7 +16,7 @@ const (
 	LivePath = KubeadmLivePath + "?exclude=etcd"
 
 	// startAttempts are the attempts of the startup probe, one every ten seconds: 15 minutes instead of kubeadm's four. While etcd has no quorum, an
-	// API server ends by itself within a minute or so, because one of its hooks gives up. While etcd is slow, its hooks take long, and a restart
+	// API server exits within a minute or so, because one of its hooks gives up. While etcd is slow, its hooks take longer, and a restart
 	// would begin them again.
 	startAttempts = 90
 
