@@ -230,7 +230,7 @@ func (f Facts) OnLink(ip, address string) bool {
 
 // Kubernetes is the part of a cluster that is on a host.
 type Kubernetes struct {
-	// CA is the cluster's CA certificate in PEM.
+	// CA is the cluster's CA certificate, as of CertificatesIn.
 	CA string `json:"ca,omitempty"`
 	// SharedPKI reports whether every file of the request's SharedPKI is there, and MissingPKI names those that are not. The
 	// private key of an authority may be kept elsewhere on purpose.

@@ -491,7 +491,9 @@ type EtcdEndpoint struct {
 
 // EtcdOwner is how a cluster signs an etcd that it is built on: its name, and what tells its CA from that of another
 // cluster of the same name.
-func EtcdOwner(cluster, ca string) string { return cluster + " sha256:" + Sum([]byte(ca)) }
+func EtcdOwner(cluster, ca string) string {
+	return cluster + " sha256:" + Sum([]byte(CertificatesIn(ca)))
+}
 
 // Balancer is one managed load balancer.
 type Balancer struct {

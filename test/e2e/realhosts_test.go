@@ -387,7 +387,7 @@ type refusedSpec struct {
 }
 
 var refusedSpecs = []refusedSpec{
-	{"IPv6 and dual stack", "dual-stack networks", func(s *spec.Cluster) { s.Spec.Network.PodCIDR = "10.244.0.0/16,fd00::/48" }, "IPv6 and dual-stack are not supported yet"},
+	{"pods in two families, Services in one", "dual-stack networks", func(s *spec.Cluster) { s.Spec.Network.PodCIDR = "10.244.0.0/16,fd00::/48" }, "the Services only IPv4"},
 	{"the endpoint is an address", "clusters without DNS", func(s *spec.Cluster) { s.Spec.ControlPlane.Endpoint = "10.0.0.100:6443" }, "is an IP address"},
 	{"the endpoint has the name of a Service", "short names", func(s *spec.Cluster) { s.Spec.ControlPlane.Endpoint = "kubernetes:6443" }, "the API's Service"},
 	{"a host's name is a full DNS name", "the RHEL family", func(s *spec.Cluster) { s.Spec.Hosts[0].Name = "cp-a.example.com" }, "cp-a.example.com"},

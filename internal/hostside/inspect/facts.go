@@ -133,7 +133,7 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 		KubeletConfig: pkifile.Identity(root) == nil && system.Filled(at("/var/lib/kubelet/config.yaml")),
 		EtcdAbandoned: member.Abandoned(), EtcdGuard: member.Armed(), EtcdPodGuard: member.PodGuarded(), SuperAdmin: system.Exists(dir + "/super-admin.conf")}
 	if ca, err := os.ReadFile(pki + "ca.crt"); err == nil {
-		k.CA = string(ca)
+		k.CA = facts.CertificatesIn(string(ca))
 	}
 	for _, mark := range []string{facts.EstablishedFile, facts.BegunFile, facts.AdoptedFile} {
 		content, err := os.ReadFile(at(mark))
