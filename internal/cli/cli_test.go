@@ -129,6 +129,15 @@ func TestInitThenValidate(t *testing.T) {
 	if after, _ := os.ReadFile("cluster.yaml"); !bytes.Equal(before, after) {
 		t.Error("a refused init changed the spec")
 	}
+	if code, _, errOut := quorate(t, "init", "-f", "prod.yaml", "--name", "prod"); code != exitDone || !strings.Contains(errOut, "quorate validate -f prod.yaml") {
+		t.Errorf("init -f: exit status %d, %s", code, errOut)
+	}
+	if code, out, errOut := quorate(t, "validate", "-f", "prod.yaml"); code != exitDone || !strings.Contains(out, "is valid") {
+		t.Errorf("validate -f: exit status %d, %s%s", code, out, errOut)
+	}
+	if code, _, errOut := quorate(t, "init", "-f", "a.yaml", "--to", "b.yaml"); code != exitUsage || !strings.Contains(errOut, "use one of them") {
+		t.Errorf("two files: exit status %d, %s", code, errOut)
+	}
 	if code, _, errOut := quorate(t, "status"); code != exitFailed || !strings.Contains(errOut, "quorate up -f") {
 		t.Errorf("status of a lab that is not there: exit status %d, %s", code, errOut)
 	}

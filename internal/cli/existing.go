@@ -88,11 +88,11 @@ func (a *app) writeDraft(to string, replace bool, d existing.Description) error 
 		return err
 	}
 	if len(problems) > 0 {
-		fmt.Fprintln(a.err, "The spec was written, but it is not valid yet. Correct these problems, then run quorate validate:")
+		fmt.Fprintln(a.err, "The spec was written, but it is not valid yet. Correct these problems, then run quorate validate"+fileFlag(to)+":")
 		return problems
 	}
 	if to != "-" {
-		fmt.Fprintf(a.err, "Wrote %s. Read the notes at its top. Next, run quorate plan, which shows what adoption would change, then quorate apply --adopt.\n", to)
+		fmt.Fprintf(a.err, "Wrote %s. Read the notes at its top. Next, run quorate plan%[2]s, which shows what adoption would change, then quorate apply%[2]s --adopt.\n", to, fileFlag(to))
 	}
 	return nil
 }

@@ -177,8 +177,8 @@ func (a *app) specPath() (string, error) {
 	if a.file != "" {
 		return a.file, nil
 	}
-	if _, err := os.Stat("cluster.yaml"); err == nil {
-		return "cluster.yaml", nil
+	if _, err := os.Stat(usualFile); err == nil {
+		return usualFile, nil
 	}
 	if path, ok := machines.Current(); ok {
 		return path, nil

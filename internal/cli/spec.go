@@ -51,6 +51,12 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 			if err := onlyOne(cmd, "from-terraform", "from-ansible", "from-cluster"); err != nil {
 				return usageError{err}
 			}
+			switch { // --file names the spec in every other command
+			case a.file != "" && cmd.Flags().Changed("to"):
+				return usageError{errors.New("--file and --to both name the file to write; use one of them")}
+			case a.file != "":
+				to = a.file
+			}
 			if login == "" {
 				if err := onlyWith(cmd, "from-cluster", sshFlags...); err != nil {
 					return usageError{err}
@@ -110,7 +116,7 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 			if err := writeSpec(to, data, perm, yes); err != nil {
 				return err
 			}
-			fmt.Fprintf(a.err, "Wrote %s. Next, run quorate validate, then quorate up (for a lab) or quorate apply (for your own hosts).\n", to)
+			fmt.Fprintf(a.err, "Wrote %s. Next, run quorate validate%[2]s, then quorate up%[2]s (for a lab) or quorate apply%[2]s (for your own hosts).\n", to, fileFlag(to))
 			return nil
 		},
 	}
@@ -140,9 +146,20 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 	f.StringVar(&usual.JumpKeyFile, "ssh-jump-key", "", "with --from-cluster: the key for the jump hosts, if it is another one")
 	f.StringVar(&ssh, "ssh-config", "", "fill in how SSH reaches the hosts as your OpenSSH does, and addresses that are missing; =`FILE` reads that file instead of the usual configuration")
 	f.Lookup("ssh-config").NoOptDefVal = usualSSHConfig
-	f.StringVar(&to, "to", "cluster.yaml", "the file to write (- for stdout)")
+	f.StringVar(&to, "to", usualFile, "the file to write (- for stdout); --file does the same")
 	f.BoolVar(&yes, "yes", false, "overwrite an existing file")
 	return cmd
+}
+
+// usualFile is where init writes a spec, and where the other commands look for it.
+const usualFile = "cluster.yaml"
+
+// fileFlag is what a command needs to read the spec in a file, with a space before it.
+func fileFlag(file string) string {
+	if file == usualFile || file == "-" {
+		return ""
+	}
+	return " -f " + file
 }
 
 // hostFlags describe hosts, so they conflict with what other hosts come from.

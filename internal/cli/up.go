@@ -143,8 +143,8 @@ func (a *app) upSpec(ctx context.Context, name, source, family string) (c, other
 	}
 	path := a.file
 	if path == "" {
-		if _, err := os.Stat("cluster.yaml"); err == nil {
-			path = "cluster.yaml"
+		if _, err := os.Stat(usualFile); err == nil {
+			path = usualFile
 		}
 	}
 	if path == "" {
