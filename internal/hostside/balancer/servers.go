@@ -38,8 +38,9 @@ const (
 	// probePatience is how long the closer look waits for a TLS handshake.
 	probePatience = 300 * time.Millisecond
 	// notReadyAfter is how long a server may say that it is not ready, and another one that it is, before its connections
-	// are closed. During an election the servers lose and regain their etcd up to two seconds apart.
-	notReadyAfter = 3 * time.Second
+	// are closed. After an election the servers become ready up to 1.5 s apart: one asks etcd again within a second (half of
+	// --etcd-readycheck-timeout, which is 2 s by default), and HAProxy asks it within 0.5 s, and once more 0.2 s later.
+	notReadyAfter = 1500 * time.Millisecond
 	// endsWithin is the same for a server that is drained. It is not ready because it stops, and ends its connections itself: within
 	// the half minute that the kubelet gives it.
 	endsWithin = 35 * time.Second

@@ -265,11 +265,15 @@ backend %[3]s
 backend %[4]s
     balance roundrobin
     default-server tcp-ut 2s
-%[7]s`, PoolWithEtcd, PoolWithoutEtcd, PoolListening, PoolUnchecked, p.ask("/readyz"), p.check, p.list(), p.ask(readyWithoutEtcd))
+%[7]s`, PoolWithEtcd, PoolWithoutEtcd, PoolListening, PoolUnchecked, p.ask(readyWithEtcd), p.check, p.list(), p.ask(readyWithoutEtcd))
 }
 
-// readyWithoutEtcd checks whether an API server is ready apart from etcd.
-const readyWithoutEtcd = "/readyz?exclude=etcd&exclude=etcd-readiness"
+// An API server asks etcd twice at /readyz, one after the other: for the check etcd, as at /livez, and for etcd-readiness, whose timeout is
+// shorter with the failover profile fast (see etcdReadyTimeout). The former would delay the answer for two seconds.
+const (
+	readyWithEtcd    = "/readyz?exclude=etcd"
+	readyWithoutEtcd = "/readyz?exclude=etcd&exclude=etcd-readiness"
+)
 
 func (p pool) ask(uri string) string {
 	return fmt.Sprintf("    option httpchk\n    http-check send meth GET uri %s ver HTTP/1.1 hdr Host %s\n    http-check expect status 200\n", uri, p.endpoint)

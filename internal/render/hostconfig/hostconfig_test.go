@@ -189,7 +189,7 @@ func TestHAProxyChecksEtcd(t *testing.T) {
 		uri, _, _ := strings.Cut(check, " ")
 		return uri
 	}
-	if with, without := uri(PoolWithEtcd), uri(PoolWithoutEtcd); with != "/readyz" || !strings.Contains(without, "exclude=etcd") {
+	if with, without := uri(PoolWithEtcd), uri(PoolWithoutEtcd); with != "/readyz?exclude=etcd" || without != "/readyz?exclude=etcd&exclude=etcd-readiness" {
 		t.Errorf("the checks ask for %q and %q", with, without)
 	}
 	for _, never := range []string{"shutdown-sessions", "\n    timeout check"} {

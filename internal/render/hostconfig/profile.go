@@ -8,11 +8,16 @@ import (
 // FastGracePeriod is how long a node may be silent with the failover profile fast.
 const FastGracePeriod = "6s"
 
+// etcdReadyTimeout is the argument for how long an API server waits for etcd before it answers, when it is asked whether it is ready. An answer of
+// etcd's takes milliseconds, and a load balancer waits 600 ms for the API server's. With the default of 2 s, a load balancer
+// gives up first, and in between gets the former answer, so a server whose etcd hangs seems ready for two seconds.
+const etcdReadyTimeout = "etcd-readycheck-timeout"
+
 // The profile fast moves the pods of a dead node after seconds instead of minutes; docs/failover.md says what each figure is
 // for. The profile standard sets none of them, so that Kubernetes' own defaults hold. Nothing else depends on the profile.
 var (
 	fastArguments = map[string]map[string]string{
-		facts.APIServer: {"default-not-ready-toleration-seconds": "5", "default-unreachable-toleration-seconds": "5"},
+		facts.APIServer: {"default-not-ready-toleration-seconds": "5", "default-unreachable-toleration-seconds": "5", etcdReadyTimeout: "400ms"},
 		facts.ControllerManager: {
 			"node-monitor-grace-period": FastGracePeriod, "node-monitor-period": "1s",
 			// A controller manager sends about eighty requests to the API before its controllers run. With the default of 20 requests
