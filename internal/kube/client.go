@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -88,6 +89,7 @@ func through(servers []Server, kubeconfig []byte) (*Client, error) {
 	return newClient(&rest.Config{
 		Host: admin.Server, Dial: dialer(servers), QPS: 50, Burst: 100,
 		TLSClientConfig: rest.TLSClientConfig{CAData: admin.CA, CertData: admin.Certificate, KeyData: admin.Key},
+		WrapTransport:   func(rt http.RoundTripper) http.RoundTripper { return patient{rt} },
 	})
 }
 
