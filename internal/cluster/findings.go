@@ -66,6 +66,7 @@ const (
 	RuleBackupFailed     = "backup-failed"
 	RuleBackupSchedule   = "backup-schedule"
 	RuleWatch            = "watch"
+	RulePrometheus       = "prometheus"
 	RuleSources          = "sources" // of package sources
 )
 
@@ -140,6 +141,7 @@ var Rules = []Rule{
 	{RuleBackupFailed, []Severity{Warning, Info}, "no control plane failed to take a backup when it last tried"},
 	{RuleBackupSchedule, []Severity{Warning}, "every control plane has the schedule of backups, and the credentials for their store, that the spec says"},
 	{RuleWatch, []Severity{Warning}, "if the spec has the control planes repair the cluster, or serve metrics of it, the unit for it works on every control plane, one of them leads, the metrics can be read, and the hosts admit them"},
+	{RulePrometheus, []Severity{Warning}, "if the spec installs Prometheus, all replicas of it, of Alertmanager and of kube-state-metrics run, and a node exporter on every node, in their current configuration, as far as nodes can run them"},
 }
 
 const (
@@ -240,6 +242,7 @@ func (f *findings) all() {
 	f.margins()
 	f.backups()
 	f.watch()
+	f.prometheus()
 }
 
 // NotWhole are the findings that keep a cluster of somebody else from being adopted: etcd, an API server, a controller manager,
@@ -277,7 +280,7 @@ func (s *State) Unmet() (out []Finding) {
 	return out
 }
 
-// UnmetInAPI is what the API alone tells of Unmet: nodes, CoreDNS, and whether as many API servers are ready as there must be.
+// UnmetInAPI is what the API alone tells of Unmet: nodes, CoreDNS, Prometheus, and whether as many API servers are ready as there must be.
 // Which of them is not, its host tells.
 func (s *State) UnmetInAPI() (out []Finding) {
 	f := &findings{State: s}
@@ -287,6 +290,7 @@ func (s *State) UnmetInAPI() (out []Finding) {
 	f.nodes()
 	f.dns()
 	f.registered()
+	f.prometheus()
 	for _, x := range f.besidesMaintenance() {
 		if x.Unmet {
 			out = append(out, x)

@@ -12,6 +12,7 @@ import (
 
 	"quorate.dev/quorate/internal/cluster/clustertest"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/monitoring"
 	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -25,6 +26,25 @@ var (
 	bad     = clustertest.Problem
 	unknown = clustertest.Unknown
 )
+
+// installed has the cluster run Prometheus. One of its servers, on w-b, is not ready if why is given.
+func installed(f fixture, why ...string) {
+	f.Spec.Spec.Monitoring.Prometheus = spec.Prometheus{Install: true}
+	f.Spec.Default()
+	p := &facts.Prometheus{}
+	for _, w := range monitoring.Workloads {
+		n := 2
+		if w.Kind == "DaemonSet" {
+			n = len(f.Seen.API.Nodes)
+		}
+		p.Workloads = append(p.Workloads, facts.Workload{Kind: w.Kind, Namespace: monitoring.Namespace, Name: w.Name, Title: w.Title, Desired: n, Ready: n, Updated: n})
+	}
+	for _, text := range why {
+		p.Workloads[0].Ready--
+		p.Workloads[0].NotReady = append(p.Workloads[0].NotReady, facts.WaitingPod{Node: "w-b", Why: text})
+	}
+	f.Seen.API.Prometheus = p
+}
 
 func margins(controlPlanes, etcd, loadBalancers, zones int) quorum.Margins {
 	return quorum.Margins{ControlPlanes: controlPlanes, Etcd: etcd, LoadBalancers: &loadBalancers, Zones: zones}
@@ -535,6 +555,62 @@ var findingCases = []struct {
 	}, margins(1, 1, 1, 1), []string{"*warning: node x is in the cluster, but not in the spec"}},
 	{"dns-replacing", func(f fixture) { f.Seen.API.DNSReplacing = true }, margins(1, 1, 1, 1), []string{"*warning: replicas of CoreDNS with a former configuration"}},
 	{"dns-none", func(f fixture) { f.Seen.API.DNSReady, f.Seen.API.DNSNodes, f.Seen.API.DNSOn = 0, 0, nil }, margins(1, 1, 1, 1), []string{"*critical: no CoreDNS replica is ready"}},
+
+	// Prometheus in the cluster.
+	{"prometheus", func(f fixture) { installed(f) }, margins(1, 1, 1, 1), nil},
+	{"prometheus-not-wanted", func(f fixture) {
+		installed(f)
+		f.Spec.Spec.Monitoring.Prometheus = spec.Prometheus{}
+		f.Seen.API.Prometheus.Workloads[0].Ready = 0
+	}, margins(1, 1, 1, 1), nil},
+	{"prometheus-unknown", func(f fixture) { installed(f); f.Seen.API.Prometheus = &facts.Prometheus{Unknown: "pods: forbidden"} }, margins(1, 1, 1, 1), []string{
+		"*warning: whether Prometheus and Alertmanager run is unknown: pods: forbidden"}},
+	{"prometheus-image", func(f fixture) { installed(f, "prometheus on w-b: ErrImagePull: no such host") }, margins(1, 1, 1, 1), []string{
+		"*warning: Prometheus runs in 1 of 2 replicas: prometheus on w-b: ErrImagePull: no such host"}},
+	{"prometheus-no-room", func(f fixture) {
+		installed(f)
+		w := &f.Seen.API.Prometheus.Workloads[1]
+		w.Ready, w.NotReady = 1, []facts.WaitingPod{{Why: "alertmanager: Unschedulable: 0/5 nodes are available: 5 Insufficient memory."}}
+	}, margins(1, 1, 1, 1), []string{"*warning: Alertmanager runs in 1 of 2 replicas: alertmanager: Unschedulable: 0/5 nodes are available"}},
+	{"prometheus-no-pods", func(f fixture) {
+		installed(f)
+		w := &f.Seen.API.Prometheus.Workloads[0]
+		w.Ready, w.Updated, w.Problem = 0, 0, "pods are forbidden: exceeded quota"
+		f.Seen.API.Prometheus.Workloads[2] = facts.Workload{Kind: "Deployment", Namespace: monitoring.Namespace, Name: "kube-state-metrics", Title: "kube-state-metrics", Missing: true}
+	}, margins(1, 1, 1, 1), []string{"*warning: Prometheus runs in 0 of 2 replicas: pods are forbidden: exceeded quota; kube-state-metrics is not in the cluster: the Deployment quorate-monitoring/kube-state-metrics was removed"}},
+	{"prometheus-rolls-out", func(f fixture) { installed(f); f.Seen.API.Prometheus.Workloads[3].Updated = 2 }, margins(1, 1, 1, 1), []string{
+		"*warning: the node exporter has its current configuration on 2 of 5 nodes"}},
+	{"prometheus-changed", func(f fixture) { installed(f); f.Seen.API.Prometheus.Workloads[0].Stale = true }, margins(1, 1, 1, 1), []string{
+		"*warning: Prometheus was changed, and no controller manager has looked at it yet"}},
+	{"prometheus-secret", func(f fixture) {
+		installed(f)
+		f.Spec.Spec.Monitoring.Prometheus.AlertmanagerSecret = "receivers"
+		w := &f.Seen.API.Prometheus.Workloads[1]
+		w.Ready, w.NotReady = 1, []facts.WaitingPod{{Node: "w-a", Why: `alertmanager on w-a: ContainerCreating: FailedMount: MountVolume.SetUp failed for volume "config" : secret "receivers" not found`}}
+	}, margins(1, 1, 1, 1), []string{"warning: Alertmanager runs in 1 of 2 replicas: alertmanager on w-a: ContainerCreating: FailedMount"}},
+	{"prometheus-volume", func(f fixture) {
+		installed(f, `prometheus on w-b: ContainerCreating: FailedMount: secret "other" not found`)
+	}, margins(1, 1, 1, 1), []string{"*warning: Prometheus runs in 1 of 2 replicas: prometheus on w-b: ContainerCreating: FailedMount"}},
+	{"prometheus-on-a-dead-node", func(f fixture) {
+		installed(f, "prometheus on w-b: it does not answer yet")
+		exporters := &f.Seen.API.Prometheus.Workloads[3]
+		exporters.Ready, exporters.Updated, exporters.NotReady = 4, 4, []facts.WaitingPod{{Node: "w-b", Why: "node-exporter on w-b: it does not answer yet"}}
+		f.Seen.API.Nodes[4].Ready = false
+		f.Dies("w-b")
+	}, margins(1, 1, 1, 1), []string{"warning: host w-b cannot be reached", "warning: the node exporter has its current configuration on 4 of 5 nodes"}},
+	{"prometheus-waits-for-a-node", func(f fixture) {
+		installed(f)
+		w := &f.Seen.API.Prometheus.Workloads[0]
+		w.Ready, w.NotReady = 1, []facts.WaitingPod{{Why: "prometheus: Unschedulable: 0/5 nodes are available"}}
+		f.Seen.API.Nodes[4].Ready = false
+		f.Dies("w-b")
+	}, margins(1, 1, 1, 1), []string{"warning: host w-b cannot be reached", "warning: Prometheus runs in 1 of 2 replicas: prometheus: Unschedulable: 0/5 nodes are available"}},
+	{"prometheus-broken-beside-a-dead-node", func(f fixture) {
+		installed(f, "prometheus on w-a: CrashLoopBackOff")
+		f.Seen.API.Prometheus.Workloads[0].NotReady[0].Node = "w-a"
+		f.Seen.API.Nodes[4].Ready = false
+		f.Dies("w-b")
+	}, margins(1, 1, 1, 1), []string{"warning: host w-b cannot be reached", "*warning: Prometheus runs in 1 of 2 replicas: prometheus on w-a: CrashLoopBackOff"}},
 
 	// Load balancers and the endpoint.
 	{"no-load-balancer-reachable", func(f fixture) {

@@ -263,6 +263,8 @@ type API struct {
 	DNSVersion string `json:"dnsVersion,omitempty"`
 	// DNSNotReady is why a CoreDNS replica is not ready, in the words of whoever keeps it from that.
 	DNSNotReady string `json:"dnsNotReady,omitempty"`
+	// Prometheus is how the one runs that Quorate installed; nil if it installed none.
+	Prometheus *Prometheus `json:"prometheus,omitempty"`
 }
 
 // SimulatedLabel marks the nodes that `quorate lab scale` adds, and pods that belong there have it in their node selector. It is also the key

@@ -23,6 +23,17 @@ const Namespace = "quorate-monitoring"
 // Images are the short names of the images that it needs.
 var Images = []string{"prometheus", "alertmanager", "kube-state-metrics", "node-exporter"}
 
+// Workload is a Deployment or a DaemonSet that is installed, and what it is for people.
+type Workload struct{ Kind, Name, Title string }
+
+// Workloads are all of them.
+var Workloads = []Workload{
+	{"Deployment", "prometheus", "Prometheus"},
+	{"Deployment", "alertmanager", "Alertmanager"},
+	{"Deployment", "kube-state-metrics", "kube-state-metrics"},
+	{"DaemonSet", "node-exporter", "the node exporter"},
+}
+
 // Lacking says which image the spec needs and the bundle for an architecture does not have; empty if it has all. Such a bundle came as a file or from a
 // registry, and was made for another cluster.
 func Lacking(c *spec.Cluster, image func(short string) string, arch string) string {

@@ -89,6 +89,24 @@ func TestInstall(t *testing.T) {
 	golden.Compare(t, "install.yaml", text)
 }
 
+// TestWorkloadsAreInstalled: what is observed is what is installed.
+func TestWorkloadsAreInstalled(t *testing.T) {
+	var have []string
+	all, _ := install(t, withPrometheus("a", "b"))
+	for _, o := range all {
+		if strings.HasPrefix(o.GetAPIVersion(), appsv1.GroupName+"/") {
+			have = append(have, o.GetKind()+" "+o.GetName())
+		}
+	}
+	var want []string
+	for _, w := range Workloads {
+		want = append(want, w.Kind+" "+w.Name)
+	}
+	if !slices.Equal(have, want) {
+		t.Errorf("installed: %v, observed: %v", have, want)
+	}
+}
+
 // TestObjectsAreKnown: the API knows every kind and every field.
 func TestObjectsAreKnown(t *testing.T) {
 	all, _ := install(t, withPrometheus("a", "b"))

@@ -276,6 +276,9 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 			if own, err = maps.Get(ctx, ConfigMap, metav1.GetOptions{ResourceVersion: version}); err == nil {
 				remembered(own.Data, &api)
 			}
+			if api.Applied[manifest.Prometheus] != "" {
+				api.Prometheus = readPrometheus(ctx, client, version)
+			}
 		}
 		if !apierrors.IsNotFound(err) {
 			errs[3] = err

@@ -326,16 +326,20 @@ func (b *builder) removeTokens(made *Step) {
 
 func (b *builder) applyManifests(after ...*Step) {
 	for _, name := range slices.Sorted(maps.Keys(b.bundle.Manifests)) {
-		applied := ""
-		if b.Seen.API != nil {
-			applied = b.Seen.API.Applied[name]
+		applied, removed := "", false
+		if api := b.Seen.API; api != nil {
+			applied = api.Applied[name]
+			removed = name == manifest.Prometheus && api.Prometheus != nil && api.Prometheus.Missing()
 		}
 		planned := slices.ContainsFunc(b.steps, func(s *Step) bool { return s.Kind == ApplyManifest && s.Manifest == name })
-		if planned || applied == b.bundle.Manifests[name] || applied == "" && manifest.IsNetwork(name) && b.keepsNetwork() {
+		if planned || applied == b.bundle.Manifests[name] && !removed || applied == "" && manifest.IsNetwork(name) && b.keepsNetwork() {
 			continue
 		}
 		s := Step{Kind: ApplyManifest, Detail: name, Manifest: name, Title: "apply " + name, Reason: "it is not applied yet"}
-		if applied != "" {
+		switch {
+		case removed:
+			s.Reason = "somebody removed a part of it"
+		case applied != "":
 			s.Reason = "another version is applied"
 		}
 		if applied != "" && manifest.IsNetwork(name) {

@@ -322,6 +322,7 @@ func TestPrometheusComesAndGoes(t *testing.T) {
 	for name, tc := range map[string]struct {
 		install, imports bool
 		applied          string
+		gone             bool
 		bundle           Bundle
 		kind             Kind
 		reason           string
@@ -329,6 +330,7 @@ func TestPrometheusComesAndGoes(t *testing.T) {
 		"it is new":                {install: true, bundle: with, imports: true, kind: ApplyManifest, reason: "not applied yet"},
 		"it is another one":        {install: true, applied: "sha256:other", bundle: with, imports: true, kind: ApplyManifest, reason: "another version is applied"},
 		"it is the same":           {install: true, applied: "sha256:one", bundle: with, imports: true},
+		"a part of it is gone":     {install: true, applied: "sha256:one", gone: true, bundle: with, imports: true, kind: ApplyManifest, reason: "somebody removed a part of it"},
 		"it is off, and never was": {bundle: testBundle},
 		"it is off":                {applied: "sha256:one", bundle: testBundle, kind: RemoveManifest, reason: "what others have put into the namespace quorate-monitoring stays"},
 	} {
@@ -341,6 +343,7 @@ func TestPrometheusComesAndGoes(t *testing.T) {
 		}
 		if tc.applied != "" {
 			obs.API.Applied[manifest.Prometheus] = tc.applied
+			obs.API.Prometheus = &facts.Prometheus{Workloads: []facts.Workload{{Kind: "Deployment", Name: "prometheus", Missing: tc.gone}}}
 		}
 		p, err := Build(cluster.Evaluate(c, obs), tc.bundle)
 		if err != nil {

@@ -1,0 +1,114 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// prometheus reports what does not run of the Prometheus that the spec installs. Apply waits for what is wrong with itself: an image, a volume, its
+// configuration, or a cluster that never has room for it. It does not wait for a replica whose node is down, cordoned, or in maintenance, and not for one
+// that finds no node while that is so: another finding is about the node, and an apply that mends one zone must not fail because another one is down.
+// Neither does it wait for the user's Secret, whose namespace the first apply creates.
+func (f *findings) prometheus() {
+	if f.Seen.API == nil || f.Seen.API.Prometheus == nil || !f.Spec.InstallsPrometheus() {
+		return
+	}
+	seen := f.Seen.API.Prometheus
+	if seen.Unknown != "" {
+		f.unmet(RulePrometheus, Warning, "whether Prometheus and Alertmanager run is unknown: "+seen.Unknown, fixStatus)
+		return
+	}
+	namespace := ""
+	if len(seen.Workloads) > 0 {
+		namespace = seen.Workloads[0].Namespace
+	}
+	var wrong, waits []string
+	missing := false
+	wait := "It starts when a node can take it: bring back the nodes that are down, cordoned, or in maintenance."
+	for _, w := range seen.Workloads {
+		why, excused := f.workload(w)
+		missing = missing || w.Missing
+		switch {
+		case w.Name == alertmanager && why != "" && f.lacksSecret(w):
+			waits = append(waits, why)
+			wait = "`kubectl -n " + namespace + " create secret generic " + f.Spec.Spec.Monitoring.Prometheus.AlertmanagerSecret + " --from-file=alertmanager.yaml` creates the Secret. Alertmanager then starts within minutes."
+		case why != "" && excused:
+			waits = append(waits, why)
+		case why != "":
+			wrong = append(wrong, why)
+		}
+	}
+	fix := "`kubectl -n " + namespace + " describe pods` and `kubectl -n " + namespace + " logs POD --previous` show more."
+	if missing {
+		fix = "`quorate apply` creates what is missing. " + fix
+	}
+	summary := strings.Join(append(wrong, waits...), "; ")
+	switch {
+	case len(wrong) > 0:
+		f.unmet(RulePrometheus, Warning, summary, fix)
+	case len(waits) > 0:
+		f.add(RulePrometheus, Warning, summary, wait)
+	}
+}
+
+// workload says what is wrong with a workload; empty if nothing is, or nothing but what follows from nodes that cannot run pods now. It is excused if
+// nodes have to come back first.
+func (f *findings) workload(w facts.Workload) (why string, excused bool) {
+	title, part := w.Title, "in %d of %d replicas"
+	if w.Kind == "DaemonSet" {
+		part = "on %d of %d nodes"
+	}
+	if w.Missing {
+		return title + " is not in the cluster: the " + w.Kind + " " + w.Namespace + "/" + w.Name + " was removed", false
+	}
+	down, waits := 0, false // pods that follow their node, and pods that wait for one
+	said := w.Problem
+	for _, p := range w.NotReady {
+		node := f.Node(p.Node)
+		switch {
+		case p.Node == "" && f.lacksNodes():
+			waits = true
+		case p.Node == "":
+		case node == nil || !f.runs(*node): // a node that is not there is gone, or only simulated
+			down++
+			continue
+		}
+		if said == "" {
+			said = p.Why
+		}
+	}
+	switch {
+	case w.Stale:
+		return title + " was changed, and no controller manager has looked at it yet", false
+	case w.Ready+down < w.Desired:
+		return title + " runs " + fmt.Sprintf(part, w.Ready, w.Desired) + after(": ", said), waits
+	case w.Updated < w.Desired:
+		return title + " has its current configuration " + fmt.Sprintf(part, w.Updated, w.Desired) + after(": ", said), down > 0 || waits
+	}
+	return "", false
+}
+
+const alertmanager = "alertmanager"
+
+// lacksSecret says whether pods wait for the Secret of the spec. Only the kubelet tells, in its own words.
+func (f *findings) lacksSecret(w facts.Workload) bool {
+	name := f.Spec.Spec.Monitoring.Prometheus.AlertmanagerSecret
+	return name != "" && slices.ContainsFunc(w.NotReady, func(p facts.WaitingPod) bool {
+		return strings.Contains(p.Why, fmt.Sprintf("secret %q not found", name))
+	})
+}
+
+// runs says whether pods can run on a node now.
+func (f *findings) runs(n facts.Node) bool { return n.Ready && !f.leaving(n.Name) }
+
+// lacksNodes says whether a node of the spec takes no pods now.
+func (f *findings) lacksNodes() bool {
+	return slices.ContainsFunc(f.Spec.Spec.Hosts, func(h spec.Host) bool {
+		n := f.Node(h.Name)
+		return h.Has(spec.RoleWorker) && (n == nil || !f.runs(*n) || n.Unschedulable || n.Short != "")
+	})
+}
