@@ -324,6 +324,9 @@ func (b *builder) removeTokens(made *Step) {
 	b.add(Step{Kind: RemoveTokens, Title: "remove the bootstrap token", Reason: "it is no longer needed, and anyone who has it could join a host"}, append(b.ofKind(JoinWorker, JoinControlPlane), made)...)
 }
 
+// BeingApplied is noted instead of the digest of a manifest while a run applies its objects.
+const BeingApplied = "being-applied"
+
 func (b *builder) applyManifests(after ...*Step) {
 	for _, name := range slices.Sorted(maps.Keys(b.bundle.Manifests)) {
 		applied, removed := "", false
@@ -339,6 +342,8 @@ func (b *builder) applyManifests(after ...*Step) {
 		switch {
 		case removed:
 			s.Reason = "somebody removed a part of it"
+		case applied == BeingApplied:
+			s.Reason = "a run that applied it was interrupted"
 		case applied != "":
 			s.Reason = "another version is applied"
 		}

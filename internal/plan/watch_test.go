@@ -331,6 +331,8 @@ func TestPrometheusComesAndGoes(t *testing.T) {
 		"it is another one":        {install: true, applied: "sha256:other", bundle: with, imports: true, kind: ApplyManifest, reason: "another version is applied"},
 		"it is the same":           {install: true, applied: "sha256:one", bundle: with, imports: true},
 		"a part of it is gone":     {install: true, applied: "sha256:one", gone: true, bundle: with, imports: true, kind: ApplyManifest, reason: "somebody removed a part of it"},
+		"a run was cut short":      {install: true, applied: BeingApplied, bundle: with, imports: true, kind: ApplyManifest, reason: "interrupted"},
+		"cut short, and off":       {applied: BeingApplied, bundle: testBundle, kind: RemoveManifest, reason: "is off"},
 		"it is off, and never was": {bundle: testBundle},
 		"it is off":                {applied: "sha256:one", bundle: testBundle, kind: RemoveManifest, reason: "what others have put into the namespace quorate-monitoring stays"},
 	} {

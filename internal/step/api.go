@@ -241,7 +241,8 @@ func setTaints(ctx context.Context, client *kube.Client, node *corev1.Node, s pl
 	return err
 }
 
-// applyManifest applies a manifest's objects and then notes its digest, so that the next plan knows.
+// applyManifest applies a manifest's objects and then notes its digest, so that the next plan knows. Before, it notes that it is about to: a run that is
+// killed in between leaves objects that the next plan applies again, or removes.
 func applyManifest(ctx context.Context, e *Env, s plan.Step) error {
 	client, err := e.api(ctx)
 	if err != nil {
@@ -254,6 +255,11 @@ func applyManifest(ctx context.Context, e *Env, s plan.Step) error {
 	ctx, cancel := withDeadline(ctx, 2*time.Minute, "applying "+s.Manifest)
 	defer cancel()
 	return retry(ctx, time.Second, func(ctx context.Context) error {
+		if e.notesIntent(s.Manifest) {
+			if err := Note(ctx, client, s.Manifest, plan.BeingApplied); err != nil {
+				return err
+			}
+		}
 		if err := applyObjects(ctx, client, m); err != nil {
 			return err
 		}
@@ -265,6 +271,13 @@ func applyManifest(ctx context.Context, e *Env, s plan.Step) error {
 		}
 		return rolledOut(ctx, client, m)
 	})
+}
+
+// notesIntent says whether a manifest is noted before its objects are applied: one that may be removed later, or that is applied in another version. What
+// the first build applies, and nobody removes, is applied again by any later run.
+func (e *Env) notesIntent(name string) bool {
+	_, removable := manifest.Optional()[name]
+	return removable || e.Seen.API != nil && e.Seen.API.Applied[name] != ""
 }
 
 // Note stores one entry of the ConfigMap in which Quorate remembers what the cluster is. Each entry has a field manager of its
