@@ -89,8 +89,12 @@ func Build(ctx context.Context, o BuildOptions) (*Bundle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build bundle: %w", err)
 	}
-	dir := DirFor(o.Version, arch)
-	if b := w.existing(ctx, dir, sources); b != nil && !o.Force {
+	dir := placeOf(o.Version, arch, o.Monitoring)
+	at := dir
+	if b, err := Find(o.Version, arch, o.Monitoring); err == nil {
+		at = b.Dir()
+	}
+	if b := w.existing(ctx, at, sources); b != nil && !o.Force {
 		return b, nil
 	}
 	layers, err := w.makeAll(ctx)

@@ -88,7 +88,39 @@ var ErrNotBuilt = errors.New("no bundle here")
 func DefaultDir(version string) string { return DirFor(version, runtime.GOARCH) }
 
 // DirFor is the directory of the bundle of a Kubernetes version for an architecture.
-func DirFor(version, arch string) string { return paths.Cache("bundles", version+"-"+arch) }
+func DirFor(version, arch string) string { return placeOf(version, arch, false) }
+
+// placeOf is the directory of the bundle without or with the images of spec.monitoring.prometheus. Each has its own, so that clusters that differ in this do
+// not replace each other's.
+func placeOf(version, arch string, monitoring bool) string {
+	name := version + "-" + arch
+	if monitoring {
+		name += "-monitoring"
+	}
+	return paths.Cache("bundles", name)
+}
+
+// Find opens the bundle of a Kubernetes version for an architecture that is without or with the images of spec.monitoring.prometheus. Earlier versions of
+// Quorate had one directory for both: what they put there is found, too.
+func Find(version, arch string, monitoring bool) (*Bundle, error) {
+	b, err := Open(placeOf(version, arch, monitoring))
+	if !monitoring || !errors.Is(err, ErrNotBuilt) {
+		return b, err
+	}
+	if old, err := Open(DirFor(version, arch)); err == nil && old.Monitors() {
+		return old, nil
+	}
+	return nil, fmt.Errorf("open bundle %s: %w; run `quorate bundle build --monitoring`", placeOf(version, arch, true), ErrNotBuilt)
+}
+
+// Monitors reports whether the bundle has the images of spec.monitoring.prometheus.
+func (b *Bundle) Monitors() bool { return monitors(b.index) }
+
+func monitors(index specs.Index) bool {
+	return slices.ContainsFunc(index.Manifests, func(d specs.Descriptor) bool {
+		return d.Annotations[annotationRole] != roleHost && shortName(d.Annotations[annotationImageName]) == "prometheus"
+	})
+}
 
 // List opens all bundles in the cache. Bundles that cannot be opened are left out and reported in the error.
 func List() ([]*Bundle, error) {

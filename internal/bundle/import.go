@@ -17,7 +17,7 @@ import (
 	"quorate.dev/quorate/internal/paths"
 )
 
-// Import reads what Export wrote into the default directory of its version. It checks every blob, and installs
+// Import reads what Export wrote into the directory of its version and architecture. It checks every blob, and installs
 // the bundle completely or not at all. It keeps an identical, intact bundle that already exists.
 func Import(ctx context.Context, r io.Reader) (*Bundle, error) {
 	root := paths.Cache("bundles")
@@ -40,7 +40,7 @@ func Import(ctx context.Context, r io.Reader) (*Bundle, error) {
 	if err := fresh.complete(); err != nil {
 		return nil, fmt.Errorf("import bundle: the file is truncated; copy or export it again: %w", err)
 	}
-	return install(ctx, fresh, DirFor(fresh.Version(), fresh.Arch()))
+	return install(ctx, fresh, placeOf(fresh.Version(), fresh.Arch(), fresh.Monitors()))
 }
 
 // fileDigest reads an exported file as far as its index.

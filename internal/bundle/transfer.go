@@ -80,19 +80,18 @@ func Pull(ctx context.Context, reference string, a fetch.Access, sink progress.S
 	if err != nil {
 		return nil, err
 	}
-	version, arch, err := identify(index.Raw)
+	version, arch, monitoring, err := identify(index.Raw)
 	if err != nil {
 		return nil, fmt.Errorf("pull %s: %w", reference, err)
 	}
-	dir := DirFor(version, arch)
-	if old, err := Open(dir); err == nil && old.Digest() == index.Digest.String() {
+	if old, err := Find(version, arch, monitoring); err == nil && old.Digest() == index.Digest.String() {
 		if damages, err := old.Verify(ctx); err == nil && len(damages) == 0 {
 			return old, nil
 		}
 	}
 	var b *Bundle
 	err = progress.Track(ctx, sink, "", "pull", "pull "+ref.String(), func(ctx context.Context) error {
-		b, err = w.pull(ctx, c, ref.Context(), index, version, arch, dir)
+		b, err = w.pull(ctx, c, ref.Context(), index, version, arch, placeOf(version, arch, monitoring))
 		return err
 	})
 	return b, err
@@ -174,16 +173,16 @@ func (w *workshop) pullBlobs(ctx context.Context, c *registry.Client, repo name.
 }
 
 // identify reads from an index what bundle it is of.
-func identify(index []byte) (version, arch string, err error) {
+func identify(index []byte) (version, arch string, monitoring bool, err error) {
 	var i v1.Index
 	if err := json.Unmarshal(index, &i); err != nil {
-		return "", "", fmt.Errorf("read the index: %w", err)
+		return "", "", false, fmt.Errorf("read the index: %w", err)
 	}
 	version, arch = i.Annotations[annotationVersion], i.Annotations[annotationArch]
 	if version == "" || arch == "" || strings.ContainsAny(version+arch, "/\\") {
-		return "", "", errors.New("this is not a bundle that `quorate bundle push` uploaded")
+		return "", "", false, errors.New("this is not a bundle that `quorate bundle push` uploaded")
 	}
-	return version, arch, nil
+	return version, arch, monitors(i), nil
 }
 
 // FileDigest is the digest of the bundle in an exported file, from the file's beginning.

@@ -28,6 +28,8 @@ type Available struct {
 	Here string `json:"here,omitempty"`
 	// Others are the digests of its bundles in the cache for other architectures than this machine's, by architecture.
 	Others map[string]string `json:"others,omitempty"`
+	// Monitoring are the digests of those that have the images of spec.monitoring.prometheus, by architecture.
+	Monitoring map[string]string `json:"monitoring,omitempty"`
 }
 
 const (
@@ -57,15 +59,16 @@ func ListAvailable(ctx context.Context, m Mirror, patience time.Duration) (all [
 		problems = append(problems, err.Error())
 	}
 	for _, b := range here {
+		v := at(b.Version())
 		switch {
-		case b.Dir() == DefaultDir(b.Version()):
-			at(b.Version()).Here = b.Digest()
-		case b.Dir() == DirFor(b.Version(), b.Arch()): // for other processors
-			v := at(b.Version())
-			if v.Others == nil {
-				v.Others = map[string]string{}
+		case b.Monitors():
+			if found, err := Find(b.Version(), b.Arch(), true); err == nil && found.Dir() == b.Dir() { // not one that an earlier version left
+				add(&v.Monitoring, b)
 			}
-			v.Others[b.Arch()] = b.Digest()
+		case b.Dir() == DefaultDir(b.Version()):
+			v.Here = b.Digest()
+		case b.Dir() == DirFor(b.Version(), b.Arch()): // for other processors
+			add(&v.Others, b)
 		}
 	}
 	files, err := m.Access.Client(m.Releases)
@@ -101,6 +104,14 @@ func ListAvailable(ctx context.Context, m Mirror, patience time.Duration) (all [
 		return cmp.Or(semver.Compare(b.Version, a.Version), strings.Compare(a.Version, b.Version))
 	})
 	return all, problems, nil
+}
+
+// add notes the digest of a bundle by its architecture.
+func add(to *map[string]string, b *Bundle) {
+	if *to == nil {
+		*to = map[string]string{}
+	}
+	(*to)[b.Arch()] = b.Digest()
 }
 
 // publishedOf are the patch releases of a minor release that a source has. The newest is what the project says. A mirror need not have that file, and

@@ -37,7 +37,7 @@ func Guide(c *spec.Cluster) (*byhand.Transcript, error) {
 		}
 	case spec.SourceBundle:
 		// Which of the two kinds it is, only the bundle knows.
-		if b, err := bundle.Open(bundle.DefaultDir(release.Kubernetes)); err == nil {
+		if b, err := sources.Cached(c, runtime.GOARCH); err == nil {
 			published = b.IsPublished()
 		}
 	}

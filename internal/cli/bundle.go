@@ -23,20 +23,49 @@ import (
 )
 
 func (a *app) bundle() *cobra.Command {
-	version, arch := spec.DefaultVersion, architecture(runtime.GOARCH)
+	w := &whichBundle{version: spec.DefaultVersion, arch: architecture(runtime.GOARCH)}
 	cmd := &cobra.Command{Use: "bundle", Short: "Manage bundles: all components and images of one Kubernetes version"}
-	cmd.PersistentFlags().StringVar(&version, "kubernetes-version", version, "the Kubernetes version")
-	cmd.PersistentFlags().Var(&arch, "arch", "the architecture of the hosts: "+strings.Join(components.Architectures, " or ")+" (with build, pull, verify, export, push, and sources)")
-	open := func() (*bundle.Bundle, error) {
-		b, err := bundle.Open(bundle.DirFor(version, string(arch)))
-		if errors.Is(err, bundle.ErrNotBuilt) && arch != architecture(runtime.GOARCH) {
-			err = fmt.Errorf("open the bundle of Kubernetes %s for %s: %w; run `quorate bundle build --arch %s`", version, arch, bundle.ErrNotBuilt, arch)
-		}
+	verify, export, push := a.bundleVerify(w.open), a.bundleExport(w.open), a.bundlePush(w.open)
+	build, pull, sources := a.bundleBuild(w), a.bundlePull(w), a.bundleSources(w)
+	for _, c := range []*cobra.Command{build, verify, export, pull, push, sources} {
+		c.Flags().StringVar(&w.version, "kubernetes-version", w.version, "the Kubernetes version")
+		c.Flags().Var(&w.arch, "arch", "the architecture of the hosts: "+strings.Join(components.Architectures, " or "))
+	}
+	build.Flags().BoolVar(&w.monitoring, "monitoring", false, "add what spec.monitoring.prometheus.install needs")
+	for _, c := range []*cobra.Command{verify, export, push} {
+		c.Flags().BoolVar(&w.monitoring, "monitoring", false, "the bundle with Prometheus, which quorate bundle build --monitoring made")
+	}
+	cmd.AddCommand(build, a.bundleList(), verify, export, a.bundleImport(), pull, push, sources, a.bundleVersions())
+	return cmd
+}
+
+// whichBundle are the flags that say which bundle is meant.
+type whichBundle struct {
+	version    string
+	arch       architecture
+	monitoring bool
+}
+
+// open opens it. If it is not in the cache, the error says how to make it, or that the other one of its version is.
+func (w *whichBundle) open() (*bundle.Bundle, error) {
+	b, err := bundle.Find(w.version, string(w.arch), w.monitoring)
+	if !errors.Is(err, bundle.ErrNotBuilt) {
 		return b, err
 	}
-	cmd.AddCommand(a.bundleBuild(&version, &arch), a.bundleList(), a.bundleVerify(open), a.bundleExport(open), a.bundleImport(),
-		a.bundlePull(&version, &arch), a.bundlePush(open), a.bundleSources(&version, &arch), a.bundleVersions())
-	return cmd
+	what, command := "the bundle of Kubernetes "+w.version, "quorate bundle build"
+	if w.version != spec.DefaultVersion {
+		command += " --kubernetes-version " + w.version
+	}
+	if w.arch != architecture(runtime.GOARCH) {
+		what, command = what+" for "+string(w.arch), command+" --arch "+string(w.arch)
+	}
+	fix := "run `" + command + "`"
+	if w.monitoring {
+		what, fix = what+" with Prometheus", "run `"+command+" --monitoring`"
+	} else if _, err := bundle.Find(w.version, string(w.arch), true); err == nil {
+		fix += ", or add --monitoring: the bundle with Prometheus is here"
+	}
+	return nil, fmt.Errorf("open %s: %w; %s", what, bundle.ErrNotBuilt, fix)
 }
 
 // architecture is the value of a flag.
@@ -54,8 +83,8 @@ func (a *architecture) Set(s string) error {
 	return nil
 }
 
-func (a *app) bundleBuild(version *string, arch *architecture) *cobra.Command {
-	var force, monitoring bool
+func (a *app) bundleBuild(of *whichBundle) *cobra.Command {
+	var force bool
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Compile the bundle from pinned Go modules",
@@ -65,14 +94,14 @@ With --arch, it compiles a bundle for hosts of another architecture than this ma
 compiler for that architecture is installed on this machine, and apt must reach a mirror with that architecture.
 
 With --monitoring, the bundle also contains Prometheus, Alertmanager, node exporter, and kube-state-metrics, for clusters with
-spec.monitoring.prometheus.install. It takes the place of the bundle without them in the cache.`,
+spec.monitoring.prometheus.install. Both bundles of a version can be in the cache: verify, export, and push have the same flag.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			sink, done := a.progress()
 			b, err := func() (*bundle.Bundle, error) {
-				if err := require.Packages(cmd.Context(), bundle.Requirements(string(*arch)), sink); err != nil {
+				if err := require.Packages(cmd.Context(), bundle.Requirements(string(of.arch)), sink); err != nil {
 					return nil, err
 				}
-				return bundle.Build(cmd.Context(), bundle.BuildOptions{Version: *version, Arch: string(*arch), Monitoring: monitoring, Progress: sink, Force: force})
+				return bundle.Build(cmd.Context(), bundle.BuildOptions{Version: of.version, Arch: string(of.arch), Monitoring: of.monitoring, Progress: sink, Force: force})
 			}()
 			done()
 			if err != nil {
@@ -85,7 +114,6 @@ spec.monitoring.prometheus.install. It takes the place of the bundle without the
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "rebuild every component")
-	cmd.Flags().BoolVar(&monitoring, "monitoring", false, "add what spec.monitoring.prometheus.install needs")
 	return cmd
 }
 

@@ -46,7 +46,7 @@ func checkAccess(c spec.Components) error {
 	return nil
 }
 
-func (a *app) bundlePull(version *string, arch *architecture) *cobra.Command {
+func (a *app) bundlePull(of *whichBundle) *cobra.Command {
 	var c spec.Components
 	cmd := &cobra.Command{
 		Use:   "pull [REFERENCE]",
@@ -58,10 +58,12 @@ uploaded. Without one, it assembles the bundle from the projects' published rele
 them (--releases and --registry). With -f, the spec's components section determines the source.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 1 && cmd.Flags().Changed("arch") {
-				return usageError{errors.New("a reference says which architecture its bundle is for: leave out --arch")}
+			for _, name := range []string{"arch", "kubernetes-version"} {
+				if len(args) == 1 && cmd.Flags().Changed(name) {
+					return usageError{errors.New("a reference says which version and which architecture its bundle is for: leave out --" + name)}
+				}
 			}
-			b, err := a.pulled(cmd.Context(), *version, string(*arch), c, args)
+			b, err := a.pulled(cmd.Context(), of.version, string(of.arch), c, args)
 			if err != nil {
 				return explain(cmd.Context(), err)
 			}
@@ -154,18 +156,18 @@ type sourceInfo struct {
 	At   string `json:"at"` // below the mirror's base address, or its registry
 }
 
-func (a *app) bundleSources(version *string, arch *architecture) *cobra.Command {
+func (a *app) bundleSources(of *whichBundle) *cobra.Command {
 	return &cobra.Command{
 		Use: "sources", Short: "List everything that the source official downloads, and its location on a mirror",
 		RunE: func(*cobra.Command, []string) error {
-			_, p, ok := components.PublishedFor(*version, string(*arch))
+			_, p, ok := components.PublishedFor(of.version, string(of.arch))
 			if !ok {
-				return usageError{&bundle.UnknownVersionError{Version: *version}}
+				return usageError{&bundle.UnknownVersionError{Version: of.version}}
 			}
 			m := bundle.Mirror{Releases: "RELEASES", Registry: "REGISTRY"}
 			infos := []sourceInfo{}
 			for _, f := range p.Files {
-				if f.Kubeadm != "" && string(*arch) != runtime.GOARCH { // the one for this machine is asked which images there are
+				if f.Kubeadm != "" && string(of.arch) != runtime.GOARCH { // the one for this machine is asked which images there are
 					p.Files = append(p.Files, f.For(runtime.GOARCH))
 				}
 			}
@@ -189,7 +191,7 @@ func (a *app) bundleSources(version *string, arch *architecture) *cobra.Command 
 				if err := t.Flush(); err != nil {
 					return err
 				}
-				_, err := fmt.Fprintf(w, "\nA mirror also needs the images that `kubeadm config images list --kubernetes-version %s` prints, at REGISTRY without registry.k8s.io/.\nTo verify signatures, it needs those of the images, too: their tags sha256-….sig in the same repositories.\n", *version)
+				_, err := fmt.Fprintf(w, "\nA mirror also needs the images that `kubeadm config images list --kubernetes-version %s` prints, at REGISTRY without registry.k8s.io/.\nTo verify signatures, it needs those of the images, too: their tags sha256-….sig in the same repositories.\n", of.version)
 				return err
 			})
 		},
@@ -252,6 +254,9 @@ func here(v bundle.Available) string {
 	for _, arch := range slices.Sorted(maps.Keys(v.Others)) {
 		out = append(out, arch+": "+v.Others[arch])
 	}
+	for _, arch := range slices.Sorted(maps.Keys(v.Monitoring)) {
+		out = append(out, arch+" with Prometheus: "+v.Monitoring[arch])
+	}
 	return strings.Join(out, ", ")
 }
 
@@ -263,7 +268,7 @@ func (a *app) verifyHosts(ctx context.Context) error {
 	}
 	var bundles bundle.Set
 	for _, arch := range components.Architectures {
-		b, err := bundle.Open(bundle.DirFor(c.Spec.Kubernetes.Version, arch))
+		b, err := sources.Cached(c, arch)
 		switch {
 		case err == nil:
 			bundles = append(bundles, b)
@@ -274,7 +279,7 @@ func (a *app) verifyHosts(ctx context.Context) error {
 	b := bundles.For(runtime.GOARCH)
 	if b == nil {
 		if b = bundles.Main(); b == nil {
-			_, err := bundle.Open(bundle.DefaultDir(c.Spec.Kubernetes.Version))
+			_, err := sources.Cached(c, runtime.GOARCH)
 			return err
 		}
 	}

@@ -46,7 +46,7 @@ func Lacking(c *spec.Cluster, image func(short string) string, arch string) stri
 
 // MakeBundle is what to do about a bundle for an architecture that lacks images, as a sentence without its period.
 func MakeBundle(arch string) string {
-	return "Make a bundle with `quorate bundle build --monitoring --arch " + arch + "` and export or push it, or set `source: modules` in spec.components"
+	return "Make a bundle with `quorate bundle build --monitoring --arch " + arch + "` and export or push it with the same flags, or set `source: modules` in spec.components"
 }
 
 // installation is what the objects depend on.

@@ -17,6 +17,7 @@ import (
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/quorum"
+	"quorate.dev/quorate/internal/sources"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -318,7 +319,7 @@ func (e *Engine) known(s *cluster.State) (*Work, plan.Bundle, error) {
 	w := &Work{State: s}
 	var bundles bundle.Set
 	for _, arch := range Architectures(s) {
-		b, err := bundle.Open(bundle.DirFor(e.Cluster.Spec.Kubernetes.Version, arch))
+		b, err := sources.Cached(e.Cluster, arch)
 		if err != nil {
 			return w, plan.Bundle{}, nil //nolint:nilerr // it is not here, and repairs do without
 		}

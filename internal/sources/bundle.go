@@ -103,7 +103,7 @@ func find(ctx context.Context, c *spec.Cluster, arch string, build builder, sink
 
 func bundleFrom(ctx context.Context, cluster *spec.Cluster, arch string, c spec.Components, build builder, sink progress.Sink) (*bundle.Bundle, error) {
 	version := cluster.Spec.Kubernetes.Version
-	have, err := bundle.Open(bundle.DirFor(version, arch))
+	have, err := Cached(cluster, arch)
 	if err != nil && !errors.Is(err, bundle.ErrNotBuilt) {
 		have = nil // damaged: every source replaces it
 	}
@@ -120,6 +120,22 @@ func bundleFrom(ctx context.Context, cluster *spec.Cluster, arch string, c spec.
 		return have, nil
 	}
 	return build(ctx, cluster, arch, sink)
+}
+
+// Cached opens the bundle in the cache that the spec means for an architecture, and obtains none. A file or a reference may have one with the images of
+// spec.monitoring.prometheus for a cluster that does not use them.
+func Cached(c *spec.Cluster, arch string) (*bundle.Bundle, error) {
+	version, monitoring := c.Spec.Kubernetes.Version, c.InstallsPrometheus()
+	have, err := bundle.Find(version, arch, monitoring)
+	if c.Spec.Components.Source != spec.SourceBundle {
+		return have, err
+	}
+	of := c.Spec.Components.For(arch)
+	other, otherErr := bundle.Find(version, arch, !monitoring)
+	if otherErr == nil && (errors.Is(err, bundle.ErrNotBuilt) || err == nil && holds(of, other.Digest()) && !holds(of, have.Digest())) {
+		return other, nil
+	}
+	return have, err
 }
 
 // wholeBundle imports a file or pulls a reference, unless that bundle is already in the cache.
@@ -148,12 +164,9 @@ func wholeBundle(ctx context.Context, arch string, have *bundle.Bundle, c spec.C
 	if c.Digest != "" && digest != c.Digest {
 		return nil, &bundle.PinError{What: c.File, Want: c.Digest, Got: digest}
 	}
-	if have != nil && have.Digest() == digest {
-		return have, nil
-	}
 	all, _ := bundle.List() // what cannot be opened is imported again
-	if i := slices.IndexFunc(all, func(b *bundle.Bundle) bool { return b.Arch() != arch && b.Digest() == digest }); i >= 0 {
-		return all[i], nil // find refuses it, which needs no import
+	if i := slices.IndexFunc(all, func(b *bundle.Bundle) bool { return b.Digest() == digest }); i >= 0 {
+		return all[i], nil // find refuses one for another architecture, which needs no import
 	}
 	var b *bundle.Bundle
 	err = progress.Track(ctx, sink, "", "bundle/import", "import "+c.File, func(ctx context.Context) error {

@@ -21,8 +21,10 @@ func Choose(ctx context.Context, version string) (source, why string) {
 }
 
 func choose(ctx context.Context, version string, published spec.Components, patience time.Duration) (source, why string) {
-	if b, err := bundle.Open(bundle.DefaultDir(version)); err == nil && (b.Current(false) || b.Current(true)) {
-		return spec.SourceModules, "its bundle, compiled from modules, is in the cache"
+	for _, monitoring := range []bool{false, true} {
+		if b, err := bundle.Find(version, runtime.GOARCH, monitoring); err == nil && b.Current(monitoring) {
+			return spec.SourceModules, "its bundle, compiled from modules, is in the cache"
+		}
 	}
 	if bundle.Here(GetOptions(version, "", published)) {
 		return published.Source, "its bundle was downloaded before, and is in the cache"

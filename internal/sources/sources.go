@@ -60,7 +60,7 @@ func check(ctx context.Context, c *spec.Cluster, arch string, patience time.Dura
 			return k.published(ctx, c.Spec.Kubernetes.Version)
 		}
 	case spec.SourceBundle:
-		have, err := bundle.Open(bundle.DirFor(c.Spec.Kubernetes.Version, arch))
+		have, err := Cached(c, arch)
 		if err != nil || !holds(k.of, have.Digest()) {
 			return k.whole(ctx)
 		}

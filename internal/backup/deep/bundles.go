@@ -3,6 +3,7 @@ package deep
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -17,16 +18,18 @@ func BundleFor(version string) (*bundle.Bundle, error) {
 	if !semver.IsValid(version) {
 		return nil, errors.New("the backup does not say which version of Kubernetes it is of, because the cluster has no ConfigMap kubeadm-config")
 	}
-	b, err := bundle.Open(bundle.DefaultDir(version))
-	if err == nil {
-		return b, nil
-	}
-	if !errors.Is(err, bundle.ErrNotBuilt) {
-		return nil, err
+	for _, monitoring := range []bool{false, true} { // both have the same API server
+		b, err := bundle.Find(version, runtime.GOARCH, monitoring)
+		if err == nil {
+			return b, nil
+		}
+		if !errors.Is(err, bundle.ErrNotBuilt) {
+			return nil, err
+		}
 	}
 	all, err := bundle.List()
 	same := slices.DeleteFunc(all, func(b *bundle.Bundle) bool {
-		return semver.MajorMinor(b.Version()) != semver.MajorMinor(version) || b.Dir() != bundle.DefaultDir(b.Version()) // or it is for other processors
+		return semver.MajorMinor(b.Version()) != semver.MajorMinor(version) || b.Arch() != runtime.GOARCH
 	})
 	if len(same) > 0 {
 		return slices.MaxFunc(same, func(a, b *bundle.Bundle) int { return semver.Compare(a.Version(), b.Version()) }), nil
