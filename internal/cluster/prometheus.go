@@ -57,7 +57,7 @@ func (f *findings) prometheus() {
 
 // workload says what is wrong with a workload; empty if nothing is, or nothing but what follows from nodes that cannot run pods now. It is excused if
 // nodes have to come back first.
-func (f *findings) workload(w facts.Workload) (why string, excused bool) {
+func (s *State) workload(w facts.Workload) (why string, excused bool) {
 	title, part := w.Title, "in %d of %d replicas"
 	if w.Kind == "DaemonSet" {
 		part = "on %d of %d nodes"
@@ -68,12 +68,12 @@ func (f *findings) workload(w facts.Workload) (why string, excused bool) {
 	down, waits := 0, false // pods that follow their node, and pods that wait for one
 	said := w.Problem
 	for _, p := range w.NotReady {
-		node := f.Node(p.Node)
+		node := s.Node(p.Node)
 		switch {
-		case p.Node == "" && f.lacksNodes():
+		case p.Node == "" && s.lacksNodes():
 			waits = true
 		case p.Node == "":
-		case node == nil || !f.runs(*node): // a node that is not there is gone, or only simulated
+		case node == nil || !s.runs(*node): // a node that is not there is gone, or only simulated
 			down++
 			continue
 		}
@@ -102,13 +102,33 @@ func (f *findings) lacksSecret(w facts.Workload) bool {
 	})
 }
 
+// LastOn says which programs of the Prometheus that Quorate installed have their last ready replica on hosts, each with the reason why another one is missing:
+// their disruption budgets hold a drain of these hosts.
+func (s *State) LastOn(hosts ...string) (out []string) {
+	if s.Seen.API == nil || s.Seen.API.Prometheus == nil {
+		return nil
+	}
+	for _, w := range s.Seen.API.Prometheus.Workloads {
+		elsewhere := slices.ContainsFunc(w.On, func(node string) bool { return !slices.Contains(hosts, node) })
+		if w.Kind == "DaemonSet" || len(w.On) == 0 || elsewhere || len(w.On) >= w.Desired {
+			continue
+		}
+		why := fmt.Sprintf("%s runs in %d of %d replicas", w.Title, len(w.On), w.Desired)
+		if len(w.NotReady) > 0 {
+			why += ": " + w.NotReady[0].Why
+		}
+		out = append(out, why)
+	}
+	return out
+}
+
 // runs says whether pods can run on a node now.
-func (f *findings) runs(n facts.Node) bool { return n.Ready && !f.leaving(n.Name) }
+func (s *State) runs(n facts.Node) bool { return n.Ready && !s.leaving(n.Name) }
 
 // lacksNodes says whether a node of the spec takes no pods now.
-func (f *findings) lacksNodes() bool {
-	return slices.ContainsFunc(f.Spec.Spec.Hosts, func(h spec.Host) bool {
-		n := f.Node(h.Name)
-		return h.Has(spec.RoleWorker) && (n == nil || !f.runs(*n) || n.Unschedulable || n.Short != "")
+func (s *State) lacksNodes() bool {
+	return slices.ContainsFunc(s.Spec.Spec.Hosts, func(h spec.Host) bool {
+		n := s.Node(h.Name)
+		return h.Has(spec.RoleWorker) && (n == nil || !s.runs(*n) || n.Unschedulable || n.Short != "")
 	})
 }

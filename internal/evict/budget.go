@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -25,6 +26,8 @@ type Budget struct {
 	Healthy, Expected, Desired, Allowed int
 	// Pods are those on the node that it holds, and Unhealthy those that it counts as not healthy, wherever they are.
 	Pods, Unhealthy []string
+	// Stuck says that none of Unhealthy can become healthy before a node comes back: they find no node, or theirs is not ready.
+	Stuck bool
 	// Others are further budgets of the same pods: the eviction API refuses every eviction of a pod with several.
 	Others []string
 }
@@ -94,7 +97,27 @@ func (d *drainer) heldBy(ctx context.Context, p corev1.Pod, err error) bool {
 		return true
 	}
 	d.waitFor(name(&p), budgets[0].String())
+	d.yield(ctx, budgets[0])
 	return true
+}
+
+// yield asks for a budget to be relaxed that has been stuck for a while: a pod that was created a moment ago has not found its node yet.
+func (d *drainer) yield(ctx context.Context, b Budget) {
+	d.mu.Lock()
+	since, known := d.stuck[b.Name]
+	switch {
+	case !b.Stuck || len(b.Others) > 0:
+		delete(d.stuck, b.Name)
+	case !known:
+		d.stuck[b.Name] = time.Now()
+	}
+	d.mu.Unlock()
+	if d.o.Yield == nil || !b.Stuck || len(b.Others) > 0 || !known || time.Since(since) < replacementPatience {
+		return
+	}
+	if err := d.o.Yield(ctx, b); err != nil {
+		d.note(fmt.Sprintf("relaxing the disruption budget %s: %v", b.Name, err))
+	}
 }
 
 // budgetsOf are the budgets that allow no eviction of the pods now.
@@ -126,7 +149,9 @@ func (d *drainer) budgetsOf(ctx context.Context, pods []corev1.Pod) (out []Budge
 			i = len(out)
 			at[key] = i
 			st := b.Status
-			out = append(out, Budget{Name: key, Healthy: int(st.CurrentHealthy), Expected: int(st.ExpectedPods), Desired: int(st.DesiredHealthy), Allowed: int(st.DisruptionsAllowed), Unhealthy: d.unhealthy(ctx, &b)})
+			held := Budget{Name: key, Healthy: int(st.CurrentHealthy), Expected: int(st.ExpectedPods), Desired: int(st.DesiredHealthy), Allowed: int(st.DisruptionsAllowed)}
+			held.Unhealthy, held.Stuck = d.unhealthy(ctx, &b)
+			out = append(out, held)
 			for _, o := range mine[1:] {
 				out[i].Others = append(out[i].Others, o.Namespace+"/"+o.Name)
 			}
@@ -154,22 +179,37 @@ func exempt(p *corev1.Pod, b *policyv1.PodDisruptionBudget) bool {
 	return always || b.Status.CurrentHealthy >= b.Status.DesiredHealthy && b.Status.DesiredHealthy > 0
 }
 
-func (d *drainer) unhealthy(ctx context.Context, b *policyv1.PodDisruptionBudget) (out []string) {
+// unhealthy are the pods of a budget that are not ready, and whether all of them are stuck.
+func (d *drainer) unhealthy(ctx context.Context, b *policyv1.PodDisruptionBudget) (out []string, stuck bool) {
 	selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
 	if err != nil {
-		return nil
+		return nil, false
 	}
 	list, err := d.client.CoreV1().Pods(b.Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector.String()})
 	if err != nil {
-		return nil
+		return nil, false
 	}
+	stuck = true
 	for _, p := range list.Items {
 		if !isReady(&p) && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
-			out = append(out, name(&p))
+			out, stuck = append(out, name(&p)), stuck && d.lacksNode(ctx, &p)
 		}
 	}
 	slices.Sort(out)
-	return out
+	return out, stuck && len(out) > 0
+}
+
+// lacksNode says that a pod finds no node, or that its node is not ready.
+func (d *drainer) lacksNode(ctx context.Context, p *corev1.Pod) bool {
+	if p.Spec.NodeName == "" {
+		return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable
+		})
+	}
+	n, err := d.client.CoreV1().Nodes().Get(ctx, p.Spec.NodeName, metav1.GetOptions{})
+	return err == nil && !slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 // blocked explains why pods are left.

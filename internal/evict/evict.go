@@ -34,6 +34,9 @@ type Options struct {
 	Patience time.Duration
 	// Note is told what the drain does and what it waits for, by one call at a time. It may be nil.
 	Note func(string)
+	// Yield is asked to relax a disruption budget all of whose unhealthy pods wait for a node, so that waiting for them would end with nothing. It may be
+	// nil, and may leave the budget as it is: most are the user's.
+	Yield func(context.Context, Budget) error
 }
 
 // DefaultPatience is how long a drain waits without progress: a pod may need its grace period, and its replacement an image.
@@ -168,15 +171,16 @@ type drainer struct {
 	noting sync.Mutex // held while Note is called
 
 	mu       sync.Mutex
-	progress time.Time         // the last one, or the end of a grace period that a pod has
-	waits    map[string]string // by namespace/name of the pod: what it waits for
+	progress time.Time            // the last one, or the end of a grace period that a pod has
+	waits    map[string]string    // by namespace/name of the pod: what it waits for
+	stuck    map[string]time.Time // by name of the budget: since when it was seen to be stuck
 }
 
 func newDrainer(client kubernetes.Interface, node string, o Options) *drainer {
 	if o.Patience == 0 {
 		o.Patience = DefaultPatience
 	}
-	return &drainer{client: client, node: node, o: o, progress: time.Now(), waits: map[string]string{}}
+	return &drainer{client: client, node: node, o: o, progress: time.Now(), waits: map[string]string{}, stuck: map[string]time.Time{}}
 }
 
 func (d *drainer) note(text string) {

@@ -325,6 +325,60 @@ func TestABudgetThatBlocksIsNamed(t *testing.T) {
 	}
 }
 
+// TestABudgetThatIsStuckMayYield: only where every pod that it waits for lacks a node, and has lacked it for a while.
+func TestABudgetThatIsStuckMayYield(t *testing.T) {
+	waits := func(p *corev1.Pod) {
+		unready(p)
+		p.Spec.NodeName, p.Status.Phase = "", corev1.PodPending
+		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable})
+	}
+	on := func(node string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { unready(p); p.Spec.NodeName = node }
+	}
+	up := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "up"}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}}
+	down := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "down"}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionUnknown}}}}
+	for name, tc := range map[string]struct {
+		others []func(*corev1.Pod)
+		yields bool
+	}{
+		"a pod that finds no node":         {[]func(*corev1.Pod){waits}, true},
+		"a pod on a node that is down":     {[]func(*corev1.Pod){on("down")}, true},
+		"a pod that starts":                {[]func(*corev1.Pod){on("up")}, false},
+		"one that waits and one that does": {[]func(*corev1.Pod){waits, on("up")}, false},
+		"no pod yet":                       {nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			objects := []runtime.Object{budget("web", 1, 1, 2, 0), pod("web-1"), up, down}
+			for i, edit := range tc.others {
+				objects = append(objects, pod(fmt.Sprint("other-", i), edit))
+			}
+			a := newAPI(t, objects...)
+			replacementPatience = 50 * time.Millisecond
+			begin, asked := time.Now(), time.Duration(0)
+			var mu sync.Mutex
+			a.fail = func(string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if asked > 0 {
+					return nil
+				}
+				return tooMany("")
+			}
+			err := Drain(t.Context(), a, here, Options{Patience: 300 * time.Millisecond, Yield: func(_ context.Context, b Budget) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if asked = time.Since(begin); b.Name != "shop/web" {
+					t.Errorf("%+v", b)
+				}
+				return nil
+			}})
+			if (err == nil) != tc.yields || (asked >= replacementPatience) != tc.yields || (asked > 0) != tc.yields {
+				t.Errorf("asked after %s: %v", asked, err)
+			}
+		})
+	}
+}
+
 func TestADrainWithoutProgressEnds(t *testing.T) {
 	a := newAPI(t, budget("web", 1, 1, 1, 0), pod("web-1"))
 	a.fail = tooMany

@@ -34,6 +34,8 @@ type Workload struct {
 	Stale bool `json:"stale,omitempty"`
 	// Problem is why its controller cannot create pods.
 	Problem string `json:"problem,omitempty"`
+	// On are the nodes of those that are ready, in order.
+	On []string `json:"on,omitempty"`
 	// NotReady are those of its pods that are not ready, without those that others replace already.
 	NotReady []WaitingPod `json:"notReady,omitempty"`
 }

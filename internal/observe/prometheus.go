@@ -71,7 +71,11 @@ func workloadOf(w monitoring.Workload, deployments []appsv1.Deployment, sets []a
 		p := &pods[i]
 		why := whyNotReady(p)
 		ends := p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
-		if p.Labels["app.kubernetes.io/name"] != w.Name || why == "" || ends && s < 0 {
+		switch {
+		case p.Labels["app.kubernetes.io/name"] != w.Name || ends && s < 0:
+			continue
+		case why == "":
+			out.On = append(out.On, p.Spec.NodeName)
 			continue
 		}
 		if more := cmp.Or(lastEnd(p), said[p.UID]); more != "" {
@@ -79,6 +83,7 @@ func workloadOf(w monitoring.Workload, deployments []appsv1.Deployment, sets []a
 		}
 		out.NotReady = append(out.NotReady, facts.WaitingPod{Node: p.Spec.NodeName, Why: why})
 	}
+	slices.Sort(out.On)
 	slices.SortFunc(out.NotReady, func(a, b facts.WaitingPod) int { return strings.Compare(a.Why, b.Why) })
 	return out
 }

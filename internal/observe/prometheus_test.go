@@ -57,7 +57,7 @@ func TestHowPrometheusRuns(t *testing.T) {
 		pod("alertmanager", "am-1", "w-b", waiting("ContainerCreating", "", nil)), pod("alertmanager", "am-2", "", unschedulable), ends, exporter,
 		event("am-1", "an old reason", time.Hour), event("am-1", `secret "receivers" not found`, time.Second))
 	want := []facts.Workload{
-		{Kind: "Deployment", Namespace: monitoring.Namespace, Name: "prometheus", Title: "Prometheus", Desired: 2, Ready: 1, Updated: 2, NotReady: []facts.WaitingPod{{Node: "w-b", Why: "p-2 on w-b: CrashLoopBackOff: back-off 10s: c ended with exit status 137 (OOMKilled)"}}},
+		{Kind: "Deployment", Namespace: monitoring.Namespace, Name: "prometheus", Title: "Prometheus", Desired: 2, Ready: 1, Updated: 2, On: []string{"w-a"}, NotReady: []facts.WaitingPod{{Node: "w-b", Why: "p-2 on w-b: CrashLoopBackOff: back-off 10s: c ended with exit status 137 (OOMKilled)"}}},
 		{Kind: "Deployment", Namespace: monitoring.Namespace, Name: "alertmanager", Title: "Alertmanager", Desired: 2, Updated: 1, Stale: true, Problem: "exceeded quota", NotReady: []facts.WaitingPod{
 			{Node: "w-b", Why: `am-1 on w-b: ContainerCreating: FailedMount: secret "receivers" not found`}, {Why: "am-2: Unschedulable: no room"}}},
 		{Kind: "Deployment", Namespace: monitoring.Namespace, Name: "kube-state-metrics", Title: "kube-state-metrics", Missing: true},

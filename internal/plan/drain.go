@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"slices"
+
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -37,6 +39,14 @@ func (b *builder) drainNode(host, reason string, force bool, together []spec.Hos
 	for _, h := range together {
 		if h.Name != host && b.Node(h.Name) != nil {
 			s.Nodes = append(s.Nodes, h.Name)
+		}
+	}
+	drained := append([]string{host}, s.Nodes...)
+	slices.Sort(drained) // a zone has one warning
+	for _, why := range b.LastOn(drained...) {
+		warning := why + ". Its disruption budget holds the drain of " + cluster.List(drained) + " until another replica is ready, or for a minute if that one waits for a node that is away"
+		if !slices.Contains(b.out.Warnings, warning) {
+			b.out.Warnings = append(b.out.Warnings, warning)
 		}
 	}
 	return b.addInTurn(s, after...)

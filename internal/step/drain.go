@@ -3,21 +3,99 @@ package step
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"quorate.dev/quorate/internal/evict"
 	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/monitoring"
+	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/manifest"
 )
 
 // nodeTimeout is for a change of a Node object: an election or an API server that restarts must not end a run.
 const nodeTimeout = time.Minute
+
+// yielding relaxes the budgets of the Prometheus that Quorate installed: they are its own, and keep a drain from taking both replicas. While one of them
+// waits for a node, they would keep the other one where it is for as long as that node is away. Other budgets are the user's, and stay.
+type yielding struct {
+	e       *Env
+	client  *kube.Client
+	note    func(string)
+	mu      sync.Mutex
+	relaxed map[string]*intstr.IntOrString // by name: what it was
+	noted   string                         // of the manifest, before the first of them was relaxed
+}
+
+// yield relaxes one of them. Before, it notes that the objects are to be applied again, so that a run that is killed leaves nothing relaxed for good.
+func (y *yielding) yield(ctx context.Context, b evict.Budget) error {
+	namespace, name, _ := strings.Cut(b.Name, "/")
+	if namespace != monitoring.Namespace {
+		return nil
+	}
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if _, done := y.relaxed[name]; done {
+		return nil
+	}
+	if len(y.relaxed) == 0 {
+		own, err := y.client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, observe.ConfigMap, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if y.noted = own.Data[manifest.Prometheus]; y.noted == "" {
+			return nil // it is somebody else's
+		}
+	}
+	have, err := y.client.PolicyV1().PodDisruptionBudgets(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if err := Note(ctx, y.client, manifest.Prometheus, plan.BeingApplied); err != nil {
+		return err
+	}
+	if err := y.set(ctx, name, new(intstr.FromString("100%"))); err != nil {
+		return err
+	}
+	y.relaxed[name] = have.Spec.MaxUnavailable
+	y.note("the disruption budget " + b.Name + " lets the last replica go: " + strings.Join(b.Unhealthy, ", ") + " can run only when a node comes back")
+	return nil
+}
+
+// restore makes them what they were.
+func (y *yielding) restore(ctx context.Context) error {
+	y.mu.Lock()
+	defer y.mu.Unlock()
+	if len(y.relaxed) == 0 {
+		return nil
+	}
+	return y.e.onNode(ctx, "restoring the disruption budgets of Prometheus", func(ctx context.Context) error {
+		for name, was := range y.relaxed {
+			if err := y.set(ctx, name, was); err != nil {
+				return err
+			}
+		}
+		return Note(ctx, y.client, manifest.Prometheus, y.noted)
+	})
+}
+
+func (y *yielding) set(ctx context.Context, name string, unavailable *intstr.IntOrString) error {
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"maxUnavailable": unavailable}})
+	if err == nil {
+		_, err = y.client.PolicyV1().PodDisruptionBudgets(monitoring.Namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	}
+	return err
+}
 
 func (e *Env) evictOptions(s plan.Step) evict.Options {
 	return evict.Options{Force: s.Force, Note: func(text string) { e.note(s, text) }}
@@ -52,7 +130,12 @@ func drainNode(ctx context.Context, e *Env, s plan.Step) error {
 	if err := e.setConditions(ctx, client, s.Host, condition{corev1.NodeDrainInProgress, true, "Draining", "its pods are being evicted"}, condition{kind: corev1.NodeDrained, status: false, reason: "Draining", message: "pods are left"}); err != nil {
 		return err
 	}
-	if err := evict.Drain(ctx, client, s.Host, e.evictOptions(s)); err != nil {
+	o := e.evictOptions(s)
+	own := &yielding{e: e, client: client, note: o.Note, relaxed: map[string]*intstr.IntOrString{}}
+	o.Yield = own.yield
+	err = evict.Drain(ctx, client, s.Host, o)
+	err = errors.Join(err, own.restore(context.WithoutCancel(ctx)))
+	if err != nil {
 		stopped := condition{corev1.NodeDrainInProgress, false, "Interrupted", err.Error()}
 		_ = e.setConditions(context.WithoutCancel(ctx), client, s.Host, stopped) // the drain itself is what failed
 		return err

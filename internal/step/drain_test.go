@@ -6,10 +6,17 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/fake"
 
+	"quorate.dev/quorate/internal/evict"
 	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/monitoring"
+	"quorate.dev/quorate/internal/observe"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/manifest"
 )
 
 // TestConditions: a drain and a maintenance set the conditions that Kubernetes defines for them, and leave those of others alone. A condition
@@ -65,4 +72,51 @@ func TestConditions(t *testing.T) {
 	do(e.removeConditions(ctx, client, "w-a", corev1.NodeMaintenancePlanned, corev1.NodeMaintenanceInProgress, corev1.NodeDrainInProgress, corev1.NodeDrained))
 	has(map[corev1.NodeConditionType]corev1.ConditionStatus{})
 	do(e.setConditions(ctx, client, "lb-a", condition{corev1.NodeMaintenancePlanned, true, "Test", "a host without a node"}))
+}
+
+// TestTheBudgetOfPrometheusYields: while it is relaxed, the cluster notes that its objects are to be applied again, and afterwards everything is as before. The
+// budgets of others stay what they are.
+func TestTheBudgetOfPrometheusYields(t *testing.T) {
+	one, all := intstr.FromInt32(1), intstr.FromString("100%")
+	budget := func(namespace string) *policyv1.PodDisruptionBudget {
+		return &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "prometheus"}, Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: &one}}
+	}
+	for name, tc := range map[string]struct {
+		namespace, noted string
+		yields           bool
+	}{
+		"that of Quorate":          {monitoring.Namespace, "sha256:one", true},
+		"that of somebody else":    {"shop", "sha256:one", false},
+		"of another of that name":  {monitoring.Namespace, "", false},
+		"after an interrupted run": {monitoring.Namespace, plan.BeingApplied, true},
+	} {
+		own := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: observe.ConfigMap}, Data: map[string]string{manifest.Prometheus: tc.noted}}
+		api, ctx := fake.NewClientset(budget(tc.namespace), own), t.Context()
+		y := &yielding{e: &Env{}, client: &kube.Client{Interface: api}, note: func(string) {}, relaxed: map[string]*intstr.IntOrString{}}
+		is := func(when string, want intstr.IntOrString, noted string) {
+			t.Helper()
+			b, err := api.PolicyV1().PodDisruptionBudgets(tc.namespace).Get(ctx, "prometheus", metav1.GetOptions{})
+			if err != nil || *b.Spec.MaxUnavailable != want {
+				t.Errorf("%s, %s: %+v, %v", name, when, b, err)
+			}
+			c, err := api.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, observe.ConfigMap, metav1.GetOptions{})
+			if err != nil || c.Data[manifest.Prometheus] != noted {
+				t.Errorf("%s, %s: %+v, %v", name, when, c.Data, err)
+			}
+		}
+		for range 2 {
+			if err := y.yield(ctx, evict.Budget{Name: tc.namespace + "/prometheus", Unhealthy: []string{"p"}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if tc.yields {
+			is("while it yields", all, plan.BeingApplied)
+		} else {
+			is("while it does not", one, tc.noted)
+		}
+		if err := y.restore(ctx); err != nil {
+			t.Fatal(err)
+		}
+		is("afterwards", one, tc.noted)
+	}
 }
