@@ -446,7 +446,7 @@ func Ports(c *spec.Cluster, h spec.Host) []Port {
 		out = append(out, Port{spec.ExporterPort, "quorate-host"})
 	}
 	if h.IsNode() && c.InstallsPrometheus() {
-		out = append(out, Port{spec.NodeExporterPort, "node-exporter"})
+		out = append(out, Port{spec.NodeExporterPort, nodeExporter})
 	}
 	if hasMember(c, h) {
 		out = append(out, Port{2379, "etcd"}, Port{2380, "etcd"}, Port{2381, "etcd"})
@@ -476,6 +476,9 @@ func (j *judge) ports(h spec.Host, f *facts.Facts, in facts.Inspection) {
 			continue
 		}
 		program := wanted[i].Program
+		if program == nodeExporter && len(l.Addresses) > 0 && !l.Accepts(h.Address) {
+			continue // it listens on that address only, and other programs may have the others
+		}
 		if isProgram(l.Program, program) && program != "haproxy" && (j.own(f) || j.Joined(h)) {
 			continue
 		}
@@ -484,6 +487,9 @@ func (j *judge) ports(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		}
 		holder := cmp.Or(l.Program, "an unknown program")
 		fix := "Stop it, or move it to another port."
+		if program == nodeExporter && isNodeExporter(l.Program) {
+			fix = "Remove that node exporter, because Quorate's has the same metrics, or move it to another port (--web.listen-address=:9101). To keep it, leave out spec.monitoring.prometheus and use a Prometheus of your own (`quorate monitoring scrape`)."
+		}
 		if l.Program == program {
 			holder = "another " + holder
 		}
@@ -493,6 +499,13 @@ func (j *judge) ports(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		}
 		j.add(failure, "ports", []string{h.Name}, fix, "port %d on HOSTS is taken by %s, and %s needs it", l.Port, holder, program)
 	}
+}
+
+const nodeExporter = "node-exporter"
+
+// isNodeExporter says whether a program is a node exporter of somebody else: as its project calls it, as Debian does, or in a container.
+func isNodeExporter(comm string) bool {
+	return slices.ContainsFunc([]string{"node_exporter", "prometheus-node-exporter", nodeExporter}, func(name string) bool { return isProgram(comm, name) })
 }
 
 // isProgram compares with the name that the kernel keeps, which is cut after 15 characters.

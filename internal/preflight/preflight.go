@@ -141,6 +141,7 @@ func Judge(s *cluster.State, seen *facts.Preflight, only []string) []cluster.Fin
 		}
 	}
 	j.clocks()
+	j.storage()
 	j.duplicates()
 	j.mtus()
 	j.reach()

@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -83,6 +84,11 @@ type world struct {
 	c    *spec.Cluster
 	obs  *facts.Observation
 	seen *facts.Preflight
+}
+
+// monitors has the spec install Prometheus.
+func (w world) monitors(storage string) {
+	w.c.Spec.Monitoring.Prometheus = spec.Prometheus{Install: true, Retention: "15d", Storage: storage}
 }
 
 func (w world) facts(host string) *facts.Facts { return w.obs.Hosts[host].Facts }
@@ -369,6 +375,31 @@ func TestFindings(t *testing.T) {
 			w.facts("lb-a").Binaries = "sha256:b"
 			w.in("lb-a", func(i *facts.Inspection) { i.Listeners = []facts.Listener{{Port: 6443, Program: "haproxy", PID: 9}} })
 		}, failure, "ports", "lb-a", "port 6443 on lb-a is taken by another haproxy", "Stop it"},
+		{"a node exporter", func(w world) {
+			w.monitors("10Gi")
+			w.in("worker-a", func(i *facts.Inspection) {
+				i.Listeners = []facts.Listener{{Port: 9100, Addresses: []netip.Addr{netip.IPv6Unspecified()}, Program: "prometheus-node", PID: 9}}
+			})
+		}, failure, "ports", "worker-a", "port 9100 on worker-a is taken by prometheus-node (process 9), and node-exporter needs it", "Remove that node exporter"},
+		{"disks too small for Prometheus", func(w world) {
+			w.monitors("10Gi")
+			w.in("worker-a", func(i *facts.Inspection) { i.DiskBytes = 11 * gib })
+			w.facts("worker-a").DiskFreeBytes = 10 * gib
+		}, failure, "storage", "worker-a", "the disks of worker-a are too small for a server of Prometheus, which asks for 10.0 GiB (spec.monitoring.prometheus.storage), and 1 of the other nodes", "Lower spec.monitoring.prometheus.storage"},
+		{"disks large enough for Prometheus in one zone", func(w world) {
+			w.c.Spec.Hosts = append(w.c.Spec.Hosts, spec.Host{Name: "worker-c", Address: "10.0.0.77", Roles: []string{spec.RoleWorker}, Zone: "b"})
+			obs, seen := healthy(w.c)
+			w.obs.Hosts, w.seen.Hosts, w.seen.Clocks, w.seen.Reach = obs.Hosts, seen.Hosts, seen.Clocks, seen.Reach
+			w.monitors("50Gi")
+			for _, name := range []string{"worker-b", "worker-c"} {
+				w.in(name, func(i *facts.Inspection) { i.DiskBytes = 100 * gib })
+				w.facts(name).DiskFreeBytes = 90 * gib
+			}
+		}, failure, "storage", "worker-a", "all other nodes are in one zone", "Lower spec.monitoring.prometheus.storage"},
+		{"a disk that Prometheus fills", func(w world) {
+			w.monitors("10Gi")
+			w.facts("worker-b").DiskFreeBytes = 19 * gib
+		}, warning, "storage", "worker-b", "19.0 GiB free below /var/lib on worker-b is little for a server of Prometheus, which may run there and store 10.0 GiB", "Free space"},
 		{"a firewall", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.Firewalls = []string{"firewalld"} }) }, warning, "firewall", "cp-a", "firewalld is active on cp-a", `for a in 10.0.0.12 10.0.0.13; do firewall-cmd --permanent --add-rich-rule="rule family=ipv4 source address=$a port port=2380 protocol=tcp accept"; done`},
 		{"ufw", func(w world) { w.in("worker-a", func(i *facts.Inspection) { i.Firewalls = []string{"ufw"} }) }, warning, "firewall", "worker-a", "ufw is active on worker-a", "for a in 10.0.0.11 10.0.0.12 10.0.0.13; do ufw allow proto tcp from $a to any port 10250; done"},
 		{"an old HAProxy", func(w world) {
@@ -858,4 +889,45 @@ func TestGuideHasTheTable(t *testing.T) {
 	if err := os.WriteFile(file, []byte(before+begin+Table()+end+after), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestPrometheusDisks: what is not known is no finding, and neither is what its servers have stored already. A node exporter that listens on another address
+// than the host's is in nobody's way.
+func TestPrometheusDisks(t *testing.T) {
+	for name, change := range map[string]func(world){
+		"enough":            func(world) {},
+		"one of three":      func(w world) { w.in("worker-a", func(i *facts.Inspection) { i.DiskBytes = 0 }) },
+		"a disk of its own": func(w world) { w.disk("worker-a", facts.Disk{FreeBytes: 20 * gib, SizeBytes: 21 * gib, InodesFree: 1}) },
+		"it is stored already": func(w world) {
+			w.facts("worker-a").DiskFreeBytes = 12 * gib
+			w.obs.API = &facts.API{Prometheus: &facts.Prometheus{Workloads: []facts.Workload{{Kind: "Deployment", Name: "prometheus", On: []string{"worker-a"}}}}}
+		},
+		"a node exporter on loopback": func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) {
+				i.Listeners = []facts.Listener{{Port: 9100, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Program: "node_exporter", PID: 9}}
+			})
+		},
+		"containers on one small disk": func(w world) {
+			for _, h := range w.c.Spec.Hosts {
+				w.facts(h.Name).Container, w.facts(h.Name).DiskFreeBytes = "quorate", 16*gib
+				w.in(h.Name, func(i *facts.Inspection) { i.DiskBytes = 100 * gib })
+			}
+		},
+	} {
+		c := labSpec()
+		obs, seen := healthy(c)
+		w := world{c, obs, seen}
+		w.monitors("10Gi")
+		change(w)
+		for _, f := range Judge(cluster.Evaluate(c, obs), seen, nil) {
+			if f.Rule == StorageCheck || f.Rule == "ports" {
+				t.Errorf("%s: %+v", name, f)
+			}
+		}
+	}
+}
+
+// disk gives the pods of a host a file system of their own.
+func (w world) disk(host string, d facts.Disk) {
+	w.facts(host).Disks = map[string]facts.Disk{"/var/lib/kubelet": d}
 }

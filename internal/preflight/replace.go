@@ -26,7 +26,7 @@ func JudgeReplacement(s *cluster.State, seen *facts.Preflight, snapshot int64) [
 }
 
 // endedByReset are the programs that a reset stops.
-var endedByReset = []string{facts.APIServer, facts.ControllerManager, facts.Scheduler, facts.EtcdProgram, facts.Kubelet, facts.KubeProxy}
+var endedByReset = []string{facts.APIServer, facts.ControllerManager, facts.Scheduler, facts.EtcdProgram, facts.Kubelet, facts.KubeProxy, nodeExporter}
 
 // afterReset is what was seen, without the programs and the traces that a reset ends on hosts that carry a cluster.
 func afterReset(s *cluster.State, seen *facts.Preflight) *facts.Preflight {

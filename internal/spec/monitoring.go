@@ -53,7 +53,7 @@ func (k *checker) monitoring() {
 		k.refuse(at, "set `source: modules` in spec.components, or use a bundle that `quorate bundle build --monitoring` made; or leave it out, and use your own Prometheus (`quorate monitoring scrape`)",
 			"what the source `%s` downloads does not contain Prometheus", k.c.Spec.Components.Source)
 	}
-	if n := len(k.c.workloadHosts()); n < 2 && k.sound("spec.hosts") && k.sound("spec.nodePools") {
+	if n := len(k.c.WorkloadHosts()); n < 2 && k.sound("spec.hosts") && k.sound("spec.nodePools") {
 		k.refuse(at, "add workers, or use a Prometheus that runs elsewhere (`quorate monitoring scrape`)", "the two servers run on different nodes that take workloads, and the cluster has %d", n)
 	}
 }

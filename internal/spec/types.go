@@ -456,8 +456,8 @@ func (c *Cluster) DNSInZones() bool {
 	return len(zones) >= 3
 }
 
-// workloadHosts are the nodes that take pods without tolerations.
-func (c *Cluster) workloadHosts() (out []Host) {
+// WorkloadHosts are the nodes that take pods without tolerations.
+func (c *Cluster) WorkloadHosts() (out []Host) {
 	for _, h := range c.Spec.Hosts {
 		if h.Has(RoleWorker) && !c.tainted(h) {
 			out = append(out, h)
@@ -469,7 +469,7 @@ func (c *Cluster) workloadHosts() (out []Host) {
 // WorkloadZones is the number of zones that have nodes that take pods without tolerations.
 func (c *Cluster) WorkloadZones() int {
 	zones := map[string]bool{}
-	for _, h := range c.workloadHosts() {
+	for _, h := range c.WorkloadHosts() {
 		zones[h.Zone] = true
 	}
 	delete(zones, "")
