@@ -91,12 +91,27 @@ func (g *gathering) kubeadmOf(ctx context.Context, f components.PublishedFile, r
 	if err != nil {
 		return "", err
 	}
-	if !bytes.Contains(theirs, []byte(g.release.Kubernetes)) {
+	if !hasVersion(theirs, g.release.Kubernetes) {
 		return "", fmt.Errorf("the kubeadm that was downloaded as %s for %s does not contain this version: the source serves another release under this name, which a checksum from the same place does not show; do not use it", g.release.Kubernetes, g.arch)
 	}
 	here := filepath.Join(root, "here")
 	_, err = g.oneRelease(ctx, f.For(runtime.GOARCH), here)
 	return filepath.Join(here, filepath.FromSlash(f.Kubeadm)), err
+}
+
+// hasVersion says whether a program contains a version, and not only as the beginning of another one, as v1.37.2 is of v1.37.20 and of v1.37.2-rc.0. The
+// linker puts what it sets into a string that ends there.
+func hasVersion(program []byte, version string) bool {
+	for {
+		i := bytes.Index(program, []byte(version))
+		if i < 0 {
+			return false
+		}
+		program = program[i+len(version):]
+		if len(program) == 0 || !strings.ContainsRune("0123456789.-+", rune(program[0])) {
+			return true
+		}
+	}
 }
 
 // madeFor makes sure that the programs among the entries of a layer are for an architecture.

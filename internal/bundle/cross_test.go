@@ -187,6 +187,18 @@ func TestComponentsForAnotherArchitecture(t *testing.T) {
 	}
 }
 
+// TestVersionsAreNotBeginnings: another release whose number begins with that of the wanted one is another one.
+func TestVersionsAreNotBeginnings(t *testing.T) {
+	for content, want := range map[string]bool{
+		"\x00v1.37.2\x00": true, "v1.37.2": true, "is v1.37.2, of": true, "v1.37.20\x00 and v1.37.2\x00": true,
+		"": false, "v1.37.20": false, "v1.37.2-rc.0": false, "v1.37.2+x": false, "v1.37.2.1": false, "v1.37": false,
+	} {
+		if got := hasVersion([]byte(content), "v1.37.2"); got != want {
+			t.Errorf("%q: %t", content, got)
+		}
+	}
+}
+
 // unpackAll writes the files of a layer below a directory.
 func unpackAll(t *testing.T, layer, root string) {
 	t.Helper()
