@@ -34,10 +34,10 @@ func machineIn(stderr string) string {
 }
 
 // machineError says that a host has another processor than the one that a binary is for.
-type machineError struct{ machine string }
+type machineError struct{ arch, machine string }
 
 func (e *machineError) Error() string {
-	return fmt.Sprintf("the host cannot run this program, which is for linux/%s: its processor is %s", runtime.GOARCH, cmp.Or(e.machine, "unknown"))
+	return fmt.Sprintf("the host cannot run this program, which is for linux/%s: its processor is %s", e.arch, cmp.Or(e.machine, "unknown"))
 }
 
 // UnsupportedMachineError says that no quorate can run on a host.

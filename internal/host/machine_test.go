@@ -40,6 +40,26 @@ func TestAnotherProcessor(t *testing.T) {
 	}
 }
 
+// TestWhichProgramCannotRun: it is the one that the host was given, which is not always that of this machine.
+func TestWhichProgramCannotRun(t *testing.T) {
+	cause := errors.New("exit status 126")
+	for arch, want := range map[string]string{other: "which is for linux/" + other + ": exit", runtime.GOARCH: "which is for linux/" + runtime.GOARCH + ": exit", "": "its copy of quorate: exit"} {
+		if err := cannotRun(arch, cause); !strings.Contains(err.Error(), want) || !errors.Is(err, cause) {
+			t.Errorf("%q: %v", arch, err)
+		}
+	}
+	if err := (&machineError{other, "riscv64"}).Error(); !strings.Contains(err, "linux/"+other+": its processor is riscv64") {
+		t.Error(err)
+	}
+	own, err := RemotePathFor(runtime.GOARCH)
+	if _, want, _ := RemotePath(); err != nil || own != want {
+		t.Errorf("%s, %v", own, err)
+	}
+	if _, err := RemotePathFor(other); err == nil || !strings.Contains(err.Error(), "quorate-linux-"+other) {
+		t.Errorf("there is no program for it here: %v", err)
+	}
+}
+
 func TestProcessorsThatCannotBeUsed(t *testing.T) {
 	for machine, want := range map[string]string{"riscv64": "riscv64, and hosts can be x86_64 (amd64) or aarch64 (arm64)", "": "does not say what its processor is", "i686": "i686"} {
 		_, err := executableFor(machine)

@@ -74,7 +74,7 @@ func (d *dialer) session(ctx context.Context, t Target) (*session, error) {
 
 func (d *dialer) startHostSide(ctx context.Context, t Target, client *ssh.Client) (*session, error) {
 	if d.access.Installed {
-		s, err := d.serveOver(ctx, client, t, ask())
+		s, err := d.serveOver(ctx, client, t, "", ask())
 		switch {
 		case errors.Is(err, errNoBinary):
 			err = errors.New("the host has no copy of quorate: run `quorate apply`")
@@ -87,18 +87,18 @@ func (d *dialer) startHostSide(ctx context.Context, t Target, client *ssh.Client
 	if err != nil {
 		return nil, err
 	}
-	s, err := d.serveOver(ctx, client, t, serveScript(me))
+	s, err := d.serveOver(ctx, client, t, me.arch, serveScript(me))
 	if other, ok := errors.AsType[*machineError](err); ok {
 		if me, err = executableFor(other.machine); err != nil {
 			return nil, err
 		}
-		s, err = d.serveOver(ctx, client, t, serveScript(me))
+		s, err = d.serveOver(ctx, client, t, me.arch, serveScript(me))
 	}
 	if errors.Is(err, errNoBinary) {
 		if err = d.upload(ctx, client, t, me); err != nil {
 			return nil, err
 		}
-		if s, err = d.serveOver(ctx, client, t, serveScript(me)); errors.Is(err, errNoBinary) {
+		if s, err = d.serveOver(ctx, client, t, me.arch, serveScript(me)); errors.Is(err, errNoBinary) {
 			// On a mount with noexec, `test -x` is false for every file (from Linux 5.8 on).
 			if err = d.noexec(ctx, client, t); err == nil {
 				err = errors.New("the program that was just uploaded is not there")
@@ -116,10 +116,11 @@ const ready = "quorate host ready\n"
 // Ready greets the caller; the host side sends it first.
 func Ready(w io.Writer) error { _, err := io.WriteString(w, ready); return err }
 
-func (d *dialer) serveOver(ctx context.Context, client *ssh.Client, t Target, script string) (*session, error) {
+// serveOver runs the script that starts the host side, with a binary for an architecture; empty for the copy that the host has of its own.
+func (d *dialer) serveOver(ctx context.Context, client *ssh.Client, t Target, arch, script string) (*session, error) {
 	p, err := d.run(ctx, client, t, script, ready)
 	if err != nil {
-		return nil, d.whyNotStarted(ctx, client, t, err)
+		return nil, d.whyNotStarted(ctx, client, t, arch, err)
 	}
 	// The whole connection ends, and not only its SSH session: to close a session is a message, and a write that waits for
 	// a host that is gone would go on waiting. stdin.Close must not be called: in x/crypto/ssh it races with Write, and

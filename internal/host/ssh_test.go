@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -497,7 +498,7 @@ func TestAnotherBuildIsRecognized(t *testing.T) {
 func TestProgramsThatCannotRun(t *testing.T) {
 	for mounts, want := range map[string]string{
 		"22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n40 22 8:2 / /var/lib rw,noexec shared:2 - ext4 /dev/sda2 rw\n": "/var/lib is mounted with the option noexec",
-		"22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n":                                                              "which is for linux/",
+		"22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n":                                                              "which is for linux/" + runtime.GOARCH + ": ",
 	} {
 		s := serve(t, sshtest.Options{Mounts: mounts})
 		if _, err := host.Dial(t.Context(), s.target); err == nil || !strings.Contains(err.Error(), want) {

@@ -57,6 +57,18 @@ func RemotePath() (local, remote string, err error) {
 	return me.path, me.remote(), err
 }
 
+// RemotePathFor is where Dial puts this program on hosts of an architecture.
+func RemotePathFor(arch string) (string, error) {
+	me, err := executable()
+	if err == nil && arch != me.arch {
+		me, err = executableFor(machines[arch])
+	}
+	if err != nil {
+		return "", err
+	}
+	return me.remote(), nil
+}
+
 // noBinary is the exit status of a host that does not have this binary, or only a damaged copy.
 const noBinary = 127
 
@@ -142,7 +154,7 @@ func (d *dialer) upload(ctx context.Context, client *ssh.Client, t Target, me se
 }
 
 // whyNotStarted explains why the host side did not start.
-func (d *dialer) whyNotStarted(ctx context.Context, client *ssh.Client, t Target, err error) error {
+func (d *dialer) whyNotStarted(ctx context.Context, client *ssh.Client, t Target, arch string, err error) error {
 	var exit *ssh.ExitError
 	var start *startError
 	status := 0
@@ -153,12 +165,12 @@ func (d *dialer) whyNotStarted(ctx context.Context, client *ssh.Client, t Target
 	case status == noBinary:
 		return errNoBinary
 	case status == otherMachine && errors.As(err, &start):
-		return &machineError{machineIn(start.stderr)}
+		return &machineError{arch, machineIn(start.stderr)}
 	case status == 126:
 		if err := d.noexec(ctx, client, t); err != nil {
 			return err
 		}
-		return fmt.Errorf("the host cannot run this program, which is for linux/%s: %w", runtime.GOARCH, err)
+		return cannotRun(arch, err)
 	case errors.As(err, &start) && start.stdout != "":
 		start.advice += "; the login shell or a forced command of this key (command= in authorized_keys) may answer instead of the program"
 		if t.User == "root" {
@@ -166,6 +178,14 @@ func (d *dialer) whyNotStarted(ctx context.Context, client *ssh.Client, t Target
 		}
 	}
 	return fmt.Errorf("the host side did not start: %w", err)
+}
+
+// cannotRun says that a host does not run the binary for an architecture, which need not be that of this machine; or its own copy.
+func cannotRun(arch string, err error) error {
+	if arch == "" {
+		return fmt.Errorf("the host cannot run its copy of quorate: %w", err)
+	}
+	return fmt.Errorf("the host cannot run this program, which is for linux/%s: %w", arch, err)
 }
 
 const mountsFollow = "quorate mounts follow\n"
