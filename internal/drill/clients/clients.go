@@ -114,6 +114,7 @@ type Clients struct {
 	pods      map[string]*podLog
 	expected  []*expected
 	processes map[string]*process
+	arch      string // of the nodes that the workload runs on, if they have several; empty otherwise
 	omitted   []string
 	// cleared are the counts of writes that were checked and removed.
 	cleared struct{ lost, acknowledged int }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -626,5 +627,62 @@ func TestTheTableOfOutagesHasItsClients(t *testing.T) {
 	}
 	if want := "| fault | repeats | new reads | writes | HTTP/2 | watches | pods: new reads | pods: HTTP/2 | Service | DNS |"; !strings.Contains(out.String(), want) {
 		t.Errorf("the table is\n%s", &out)
+	}
+}
+
+// TestArchitectures: where nodes have several, each has its own program, so that each has pods of its own. Where they have one, pods are what they always were.
+func TestArchitectures(t *testing.T) {
+	other := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
+	hosts := cluster(3).Spec.Hosts
+	at := func(arch string, names ...string) (out []corev1.Node) {
+		for _, name := range names {
+			n := node(name, nil)
+			n.Labels = map[string]string{corev1.LabelArchStable: arch}
+			out = append(out, n)
+		}
+		return out
+	}
+	for name, tc := range map[string]struct {
+		nodes []corev1.Node
+		archs []string
+		most  string
+	}{
+		"one":                 {at(runtime.GOARCH, "cp-a", "worker-0"), []string{runtime.GOARCH}, runtime.GOARCH},
+		"another one":         {at(other, "cp-a", "worker-0"), []string{other}, other},
+		"both, as many":       {slices.Concat(at(other, "worker-0"), at(runtime.GOARCH, "worker-1")), []string{runtime.GOARCH, other}, runtime.GOARCH},
+		"both, more of other": {slices.Concat(at(other, "worker-0", "worker-1"), at(runtime.GOARCH, "worker-2")), []string{runtime.GOARCH, other}, other},
+		"not in the spec":     {slices.Concat(at(runtime.GOARCH, "worker-0"), at(other, "x", "y")), []string{runtime.GOARCH}, runtime.GOARCH},
+		"nobody says":         {[]corev1.Node{node("worker-0", nil)}, []string{runtime.GOARCH}, runtime.GOARCH},
+		"no nodes":            {nil, []string{runtime.GOARCH}, runtime.GOARCH},
+	} {
+		archs := architectures(tc.nodes, hosts)
+		if !slices.Equal(archs, tc.archs) || mostOf(tc.nodes, hosts, archs, nil) != tc.most {
+			t.Errorf("%s: %v, most %s", name, archs, mostOf(tc.nodes, hosts, archs, nil))
+		}
+	}
+
+	own := append(at(runtime.GOARCH, "worker-0"), at(other, "worker-1")...)
+	for _, nodes := range [][]corev1.Node{own[:1], own} {
+		c := &Clients{options: Options{API: fake.NewClientset(), Namespace: "drill", Cluster: cluster(2)}, nodes: hosts, image: "pause:3"}
+		err := c.deployClients(t.Context(), nodes)
+		sets, lerr := c.options.API.AppsV1().DaemonSets("drill").List(t.Context(), metav1.ListOptions{LabelSelector: ""})
+		if lerr != nil {
+			t.Fatal(lerr)
+		}
+		// There is no program for the other architecture next to the tests, and the error says which one is missing.
+		if several := len(nodes) > 1; several != (err != nil) || several && !strings.Contains(err.Error(), "quorate-linux-"+other) {
+			t.Errorf("%d nodes: %v", len(nodes), err)
+		}
+		want := map[bool]string{false: clientsApp, true: clientsApp + "-" + runtime.GOARCH}[len(nodes) > 1]
+		if len(sets.Items) != 1 || sets.Items[0].Name != want {
+			t.Fatalf("%d nodes: %+v", len(nodes), sets.Items)
+		}
+		set := sets.Items[0].Spec
+		chosen := slices.ContainsFunc(set.Template.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchExpressions, func(r corev1.NodeSelectorRequirement) bool {
+			return r.Key == corev1.LabelArchStable && slices.Equal(r.Values, []string{runtime.GOARCH})
+		})
+		if chosen != (len(nodes) > 1) || (set.Selector.MatchLabels[corev1.LabelArchStable] != "") != (len(nodes) > 1) || set.Template.Labels[appLabel] != clientsApp {
+			t.Errorf("%d nodes: %+v", len(nodes), set)
+		}
 	}
 }

@@ -1,10 +1,12 @@
 package clients
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -102,10 +104,10 @@ func removeNamespace(ctx context.Context, api kubernetes.Interface, name string)
 	})
 }
 
-// template is a pod whose program is this one, from its host: every host that was connected to has it. The image only has to exist on every
-// node, because a pod needs one.
-func (c *Clients) template(app, command string) (corev1.PodTemplateSpec, error) {
-	_, program, err := host.RemotePath()
+// template is a pod whose program is this one, from its host: every host that was connected to has that for its own architecture. The image only has to
+// exist on every node, because a pod needs one.
+func (c *Clients) template(app, command, arch string) (corev1.PodTemplateSpec, error) {
+	program, err := host.RemotePathFor(arch)
 	if err != nil {
 		return corev1.PodTemplateSpec{}, err
 	}
@@ -136,7 +138,9 @@ func hostDirectory(name, path string) corev1.Volume {
 // deployWorkload creates replicas on different workers, a budget that keeps one of them, and a Service.
 func (c *Clients) deployWorkload(ctx context.Context, nodes []corev1.Node) (*corev1.Service, error) {
 	api, namespace := c.options.API, c.options.Namespace
-	template, err := c.template(webApp, WorkloadCommand)
+	archs := architectures(nodes, c.options.Cluster.Spec.Hosts)
+	arch := mostOf(nodes, c.options.Cluster.Spec.Hosts, archs, c.tolerated)
+	template, err := c.template(webApp, WorkloadCommand, arch)
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +152,10 @@ func (c *Clients) deployWorkload(ctx context.Context, nodes []corev1.Node) (*cor
 		WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: &metav1.LabelSelector{MatchLabels: labels}}}
 	// Every host of the spec has the program.
 	template.Spec.Affinity = without(nodes, c.options.Cluster.Spec.Hosts)
+	if len(archs) > 1 { // one controller has one path of the program
+		only(template.Spec.Affinity, arch)
+		c.arch = arch
+	}
 	template.Spec.Tolerations = c.tolerated
 	if _, err := api.AppsV1().Deployments(namespace).Create(ctx, &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: webApp},
@@ -186,7 +194,20 @@ func (c *Clients) deployClients(ctx context.Context, nodes []corev1.Node) error 
 		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: meta.Name, Namespace: namespace}}}, metav1.CreateOptions{}); err != nil {
 		return err
 	}
-	template, err := c.template(clientsApp, ClientsCommand)
+	archs := architectures(nodes, c.nodes)
+	for _, arch := range archs {
+		if err := c.deployClientsOn(ctx, nodes, arch, len(archs) > 1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deployClientsOn runs them on the nodes of an architecture. Where there are several, each has a DaemonSet of its own, because the path of the program
+// depends on it.
+func (c *Clients) deployClientsOn(ctx context.Context, nodes []corev1.Node, arch string, several bool) error {
+	meta := metav1.ObjectMeta{Name: clientsApp}
+	template, err := c.template(clientsApp, ClientsCommand, arch)
 	if err != nil {
 		return err
 	}
@@ -200,7 +221,12 @@ func (c *Clients) deployClients(ctx context.Context, nodes []corev1.Node) error 
 	template.Spec.Tolerations = append(tolerations(nodes, c.nodes), corev1.Toleration{Key: controlPlane, Operator: corev1.TolerationOpExists},
 		corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute})
 	template.Spec.Affinity = without(nodes, c.nodes)
-	_, err = api.AppsV1().DaemonSets(namespace).Create(ctx, &appsv1.DaemonSet{ObjectMeta: meta,
+	if several {
+		meta.Name += "-" + arch
+		template.Labels[corev1.LabelArchStable] = arch // whose pods are whose
+		only(template.Spec.Affinity, arch)
+	}
+	_, err = c.options.API.AppsV1().DaemonSets(c.options.Namespace).Create(ctx, &appsv1.DaemonSet{ObjectMeta: meta,
 		Spec: appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: template.Labels}, Template: template}}, metav1.CreateOptions{})
 	return err
 }
@@ -257,6 +283,52 @@ func without(nodes []corev1.Node, wanted []spec.Host) *corev1.Affinity {
 		}
 	}
 	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{term}}}}
+}
+
+// only keeps pods on the nodes of an architecture.
+func only(a *corev1.Affinity, arch string) {
+	term := &a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0]
+	term.MatchExpressions = append(term.MatchExpressions, corev1.NodeSelectorRequirement{Key: corev1.LabelArchStable, Operator: corev1.NodeSelectorOpIn, Values: []string{arch}})
+}
+
+// architectures are those of nodes, that of this machine first if it is among them. Nodes that do not say theirs have this machine's.
+func architectures(nodes []corev1.Node, of []spec.Host) (out []string) {
+	for _, n := range nodes {
+		if arch := archOf(n); isOne(n, of) && !slices.Contains(out, arch) {
+			out = append(out, arch)
+		}
+	}
+	slices.SortFunc(out, func(a, b string) int {
+		if own := map[bool]int{true: 0, false: 1}; own[a == runtime.GOARCH] != own[b == runtime.GOARCH] {
+			return own[a == runtime.GOARCH] - own[b == runtime.GOARCH]
+		}
+		return strings.Compare(a, b)
+	})
+	if len(out) == 0 {
+		return []string{runtime.GOARCH}
+	}
+	return out
+}
+
+func archOf(n corev1.Node) string {
+	return cmp.Or(n.Labels[corev1.LabelArchStable], n.Status.NodeInfo.Architecture, runtime.GOARCH)
+}
+
+// mostOf is the architecture of most nodes that accept the workload: its replicas need more than one of them.
+func mostOf(nodes []corev1.Node, own []spec.Host, archs []string, tolerated []corev1.Toleration) string {
+	count := map[string]int{}
+	for _, n := range nodes {
+		if isOne(n, own) && accepts(n, tolerated) {
+			count[archOf(n)]++
+		}
+	}
+	best := archs[0]
+	for _, arch := range archs {
+		if count[arch] > count[best] {
+			best = arch
+		}
+	}
+	return best
 }
 
 func isSimulated(n corev1.Node) bool { return n.Labels[facts.SimulatedLabel] != "" }
@@ -331,7 +403,7 @@ func (c *Clients) spread(ctx context.Context) error {
 		return err
 	}
 	move := crowded(list.Items, slices.DeleteFunc(nodes.Items, func(n corev1.Node) bool {
-		return !isOne(n, c.options.Cluster.Spec.Hosts) || !accepts(n, c.tolerated) || !isReadyNode(n)
+		return !isOne(n, c.options.Cluster.Spec.Hosts) || !accepts(n, c.tolerated) || !isReadyNode(n) || c.arch != "" && archOf(n) != c.arch
 	}))
 	if move == "" {
 		return nil
