@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -190,6 +191,21 @@ func TestEveryCheckCanFail(t *testing.T) {
 		breakIt(&c)
 		if r := CIS("test", c); !slices.Contains(outcomes(r, Fail), id) || r.OK() {
 			t.Errorf("%s does not fail: only %v do", id, outcomes(r, Fail))
+		}
+	}
+}
+
+// Loopback has addresses of both families.
+func TestLoopbackAddresses(t *testing.T) {
+	for address, loopback := range map[string]bool{"127.0.0.1": true, "127.0.0.2": true, "::1": true, "localhost": true, "::": false, "0.0.0.0": false, "10.0.0.1": false, "127.0.0.1.example.com": false} {
+		c := good()
+		c.Hosts[0].Programs["kube-controller-manager"]["bind-address"], c.Hosts[0].Programs["kube-scheduler"]["bind-address"] = address, address
+		c.KubeProxy["metricsBindAddress"] = net.JoinHostPort(address, "10249")
+		failed := outcomes(CIS("test", c), Fail)
+		for _, id := range []string{"1.3.7", "1.4.2", "4.3.1"} {
+			if slices.Contains(failed, id) == loopback {
+				t.Errorf("%s: %s fails: %t", address, id, loopback)
+			}
 		}
 	}
 }

@@ -3,6 +3,8 @@ package audit
 import (
 	"cmp"
 	"fmt"
+	"net"
+	"net/netip"
 	"path"
 	"slices"
 	"strconv"
@@ -87,9 +89,9 @@ var rules = []rule{
 	{id: "1.3.4", title: "service account tokens are signed with a dedicated key", host: flag(controller, "service-account-private-key-file", set)},
 	{id: "1.3.5", title: "pods get the cluster's CA certificate", host: flag(controller, "root-ca-file", set)},
 	{id: "1.3.6", title: "rotation of kubelet serving certificates is enabled", host: flag(controller, "feature-gates", listsNot("RotateKubeletServerCertificate=false"))},
-	{id: "1.3.7", title: "the controller manager listens only on loopback", host: flag(controller, "bind-address", equals("127.0.0.1"))},
+	{id: "1.3.7", title: "the controller manager listens only on loopback", host: flag(controller, "bind-address", onLoopback)},
 	{id: "1.4.1", title: "profiling of the scheduler is disabled", host: flag(scheduler, "profiling", equals("false"))},
-	{id: "1.4.2", title: "the scheduler listens only on loopback", host: flag(scheduler, "bind-address", equals("127.0.0.1"))},
+	{id: "1.4.2", title: "the scheduler listens only on loopback", host: flag(scheduler, "bind-address", onLoopback)},
 
 	{id: "2.1", title: "etcd serves TLS", on: onEtcd, host: all(flag("etcd", "cert-file", set), flag("etcd", "key-file", set))},
 	{id: "2.2", title: "etcd requires client certificates", on: onEtcd, host: flag("etcd", "client-cert-auth", equals("true"))},
@@ -375,12 +377,20 @@ func noProxyFile(h Host) verdict {
 	return verdict{}
 }
 
+// loopback says that no other machine reaches what listens on an address.
+func loopback(address string) bool {
+	a, err := netip.ParseAddr(address)
+	return address == "localhost" || err == nil && a.IsLoopback()
+}
+
+func onLoopback(address string, _ bool) bool { return loopback(address) }
+
 func proxyMetrics(c Cluster) verdict {
 	if c.KubeProxy == nil {
 		return found("the API has no kube-proxy configuration")
 	}
 	address := fmt.Sprint(c.KubeProxy["metricsBindAddress"])
-	if address == "" || address == "<nil>" || strings.HasPrefix(address, "127.0.0.1:") || strings.HasPrefix(address, "localhost:") {
+	if host, _, err := net.SplitHostPort(address); address == "" || address == "<nil>" || err == nil && loopback(host) {
 		return verdict{}
 	}
 	return found("metricsBindAddress is %s", address)

@@ -197,12 +197,9 @@ func (a *app) fromAnsible(cmd *cobra.Command, from string, o *spec.InitOptions) 
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), lookupTimeout)
 		defer cancel()
-		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", name)
+		found, err := net.DefaultResolver.LookupHost(ctx, name)
 		silent = ctx.Err() != nil
-		if err != nil || len(found) == 0 {
-			return "" // the note says that nobody knows the address
-		}
-		return found[0].Unmap().String()
+		return sshconfig.Usable(found, err) // if it is empty, the note says that nobody knows the address
 	}
 	if cmd.Flags().Changed("ssh-config") {
 		lookup = nil // it knows where the names lead

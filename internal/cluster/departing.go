@@ -41,7 +41,7 @@ func (s *State) depart() {
 	}
 	for _, h := range removed {
 		s.listed = append(s.listed, h)
-		again := slices.ContainsFunc(s.present.Spec.Hosts, func(o spec.Host) bool { return o.Name == h.Name || o.Address == h.Address })
+		again := slices.ContainsFunc(s.present.Spec.Hosts, func(o spec.Host) bool { return o.Name == h.Name || o.SharesAddress(h) })
 		if !again {
 			s.removed = append(s.removed, s.Spec.Reachable(h))
 		}

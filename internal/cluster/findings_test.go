@@ -1163,6 +1163,57 @@ func TestOneUnknownAnswerIsNoFailure(t *testing.T) {
 	}
 }
 
+// TestAddressesOfBothFamilies: a node is where the spec says only if both of its addresses are, and a removed host is back in the spec by either.
+func TestAddressesOfBothFamilies(t *testing.T) {
+	dual := func() fixture {
+		f := whole()
+		for i := range f.Spec.Spec.Hosts {
+			f.Spec.Spec.Hosts[i].SecondaryAddress = fmt.Sprintf("fd00::%x", i+1)
+		}
+		for i := range f.Seen.API.Nodes {
+			h, _ := f.Spec.Host(f.Seen.API.Nodes[i].Name)
+			f.Seen.API.Nodes[i].SecondaryAddress = h.SecondaryAddress
+		}
+		return f
+	}
+	about := func(f fixture) (out []string) {
+		for _, d := range Evaluate(f.Spec, f.Seen).Differences() {
+			if strings.Contains(d.What, "w-a") {
+				out = append(out, d.What)
+			}
+		}
+		return out
+	}
+	for address, want := range map[string][]string{
+		"fd00::4":  nil,
+		"fd00::44": {"the node w-a has the secondary address fd00::44, but in the spec the secondary address fd00::4"},
+		"":         {"the node w-a has only one address, but in the spec the secondary address fd00::4"},
+	} {
+		f := dual()
+		f.Seen.API.Nodes[3].SecondaryAddress = address
+		if got := about(f); !slices.Equal(got, want) {
+			t.Errorf("%q: %q", address, got)
+		}
+	}
+	f := whole()
+	f.Seen.API.Nodes[3].SecondaryAddress = "fd00::44" // the cluster does not use it
+	if got := about(f); got != nil {
+		t.Errorf("a second address in a cluster with one family: %q", got)
+	}
+
+	for address, again := range map[string]bool{"fd00::4": true, "fd00::44": false} {
+		f := dual()
+		text, err := spec.MarshalHosts([]spec.Host{{Name: "w-z", Address: "10.0.0.99", SecondaryAddress: address, Roles: []string{spec.RoleWorker}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Seen.API.Removed = text
+		if removed := Evaluate(f.Spec, f.Seen).Removed(); (len(removed) == 0) != again {
+			t.Errorf("%s: %+v", address, removed)
+		}
+	}
+}
+
 func TestUnmetLeavesOutWhatCannotBeReached(t *testing.T) {
 	f := whole()
 	f.Dies("cp-b", "w-b", "lb-b")

@@ -262,6 +262,10 @@ func (d *differences) nodes() {
 		if n.Address != "" && n.Address != h.Address {
 			d.add("", "the node %s is at %s, but in the spec at %s", n.Name, n.Address, h.Address)
 		}
+		// A node without an address is not registered completely yet. A cluster of one family uses no other addresses.
+		if n.Address != "" && h.SecondaryAddress != "" && n.SecondaryAddress != h.SecondaryAddress {
+			d.add("", "the node %s has %s, but in the spec the secondary address %s", n.Name, cmp.Or(after("the secondary address ", n.SecondaryAddress), "only one address"), h.SecondaryAddress)
+		}
 		if _, controls := n.Labels[controlPlaneNode]; controls && !h.Has(spec.RoleControlPlane) {
 			d.add("", "the node %s is a control plane, but not in the spec", n.Name)
 		}

@@ -159,7 +159,8 @@ const (
 // Listener is a program that listens on a TCP port.
 type Listener struct {
 	Port int `json:"port"`
-	// Addresses are those that it accepts connections to; an unspecified one stands for all of the host.
+	// Addresses are those that it accepts connections to. An unspecified one stands for all of the host: 0.0.0.0 for those of IPv4, and :: for
+	// those of both families.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 	Program   string       `json:"program"` // empty when it cannot be seen
 	PID       int          `json:"pid,omitempty"`
@@ -170,7 +171,7 @@ type Listener struct {
 // Accepts reports whether connections to an address of its host come to the program.
 func (l Listener) Accepts(address string) bool {
 	a, err := netip.ParseAddr(address)
-	return err == nil && slices.ContainsFunc(l.Addresses, func(own netip.Addr) bool { return own.IsUnspecified() || own == a })
+	return err == nil && slices.ContainsFunc(l.Addresses, func(own netip.Addr) bool { return own == a || own.IsUnspecified() && (own.Is6() || a.Is4()) })
 }
 
 // Leftovers are traces of a cluster.

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -139,7 +141,7 @@ func (p *probe) clock(ctx context.Context, h spec.Host, conn *host.Conn) error {
 func (p *probe) reach(hosts []spec.Host, only []string) {
 	listening := map[string]reach.Listening{}
 	p.each(hosts, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
-		request := reach.ListenRequest{Name: h.Name, Address: h.Address}
+		request := reach.ListenRequest{Name: h.Name, Address: h.Address, Second: h.SecondaryAddress}
 		// If a cluster's programs may be about to start, their ports must not be used even if they are free at this moment.
 		switch {
 		case p.s.Gains(h):
@@ -167,7 +169,7 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 			// own finding.
 			asked = asked && (target.Answers || p.held(path.To, path.Port))
 		case facts.UDP:
-			asked = asked && slices.Contains(l.UDP, path.Port)
+			asked = asked && slices.Contains(l.UDP, net.JoinHostPort(path.Address, strconv.Itoa(path.Port)))
 			target.Answers, target.Size = true, min(p.seen.Hosts[path.From].MTU, p.seen.Hosts[path.To].MTU, maxPacket)
 		case facts.VRRP:
 			asked, target.Answers = asked && l.VRRP, true

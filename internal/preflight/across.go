@@ -9,6 +9,7 @@ import (
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
 
@@ -127,48 +128,56 @@ func (j *judge) mtus() {
 // reach turns failed paths into findings: one for all hosts that fail in the same way to reach one other.
 func (j *judge) reach() {
 	type way struct {
-		from, to string
-		outcome  facts.Outcome
-		detail   string
+		from, to, address string
+		outcome           facts.Outcome
+		detail            string
 	}
 	ports := map[way][]string{}
 	var order []way
 	for _, r := range j.seen.Reach {
 		if r.Size > 0 && !r.Fits {
 			j.add(failure, "path-mtu", []string{r.From, r.To}, "Raise the MTU on the path between them, or lower the MTU of the hosts' interfaces to what passes.",
-				"packets of %d bytes do not get from %s to %s, but smaller ones do: transfers between pods would hang", r.Size, r.From, r.To)
+				"packets of %d bytes%s do not get from %s to %s, but smaller ones do: transfers between pods would hang", r.Size, j.over(r.Path), r.From, r.To)
 		}
 		if r.Outcome == facts.Reached {
 			continue
 		}
-		w := way{r.From, r.To, r.Outcome, r.Detail}
+		w := way{r.From, r.To, r.Address, r.Outcome, r.Detail}
 		if ports[w] == nil {
 			order = append(order, w)
 		}
-		ports[w] = append(ports[w], portOf(r.Path)+" ("+r.For+")")
+		ports[w] = append(ports[w], portOf(r.Path)+j.over(r.Path)+" ("+r.For+")")
 	}
 	type group struct {
-		to, ports string
-		outcome   facts.Outcome
-		detail    string
+		to, address, ports string
+		outcome            facts.Outcome
+		detail             string
 	}
 	from := map[group][]string{}
 	var groups []group
 	for _, w := range order {
 		list := slices.Compact(slices.Sorted(slices.Values(ports[w])))
-		g := group{w.to, strings.Join(list, ", "), w.outcome, w.detail}
+		g := group{w.to, w.address, strings.Join(list, ", "), w.outcome, w.detail}
 		if from[g] == nil {
 			groups = append(groups, g)
 		}
 		from[g] = append(from[g], w.from)
 	}
 	for _, g := range groups {
-		fix := j.reachFix(g.to, g.outcome)
-		if h, ok := j.c.Host(g.to); ok && g.outcome != facts.Routed {
-			fix = cmp.Or(j.diverted(from[g][0], h.Address), fix)
+		fix := j.reachFix(g.to, g.address, g.outcome)
+		if g.outcome != facts.Routed {
+			fix = cmp.Or(j.diverted(from[g][0], g.address), fix)
 		}
 		j.add(failure, "reach", append(slices.Clone(from[g]), g.to), fix, "%s cannot reach %s on %s: %s", few(from[g]), g.to, g.ports, why(g.outcome, g.detail))
 	}
+}
+
+// over names the family of a path between secondary addresses. All others have the cluster's first family.
+func (j *judge) over(p facts.Path) string {
+	if f := spec.FamilyOf(p.Address); f != "" && f != j.c.Spec.Network.First() {
+		return " over " + string(f)
+	}
+	return ""
 }
 
 func portOf(p facts.Path) string {
@@ -194,9 +203,9 @@ func why(o facts.Outcome, detail string) string {
 	return cmp.Or(detail, string(o))
 }
 
-func (j *judge) reachFix(to string, o facts.Outcome) string {
+func (j *judge) reachFix(to, address string, o facts.Outcome) string {
 	if o == facts.Impostor {
-		return "Find the other host with that address (`arping`), and change the address of one of them."
+		return "Find the other host with that address (`" + askFor(address) + "`), and change the address of one of them."
 	}
 	if o == facts.Routed {
 		return "Put all load balancers into one network segment: a virtual IP cannot move between networks."

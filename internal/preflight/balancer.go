@@ -54,7 +54,7 @@ func (j *judge) virtualIP() {
 		}
 		_, has := f.Interface(h.Address) // without its address there is a finding already, and nothing could be asked
 		if seen, asked := j.seen.VirtualIP[h.Name]; has && asked && seen.Unknown != "" {
-			j.add(warning, "virtual-ip", []string{h.Name}, "Check that no machine has it: `arping -D -I INTERFACE "+address+"`.", "whether the virtual IP %s is free could not be checked on HOSTS: %s", address, seen.Unknown)
+			j.add(warning, "virtual-ip", []string{h.Name}, "Check that no machine has it: `"+askFor(address)+"`.", "whether the virtual IP %s is free could not be checked on HOSTS: %s", address, seen.Unknown)
 		}
 	}
 	for _, s := range vip.Strangers(vip.Holders(j.c, j.Seen, j.seen.VirtualIP)) {
@@ -68,6 +68,14 @@ func (j *judge) virtualIP() {
 		}
 		j.add(failure, "virtual-ip", on, fix, "the virtual IP %s is in use: %s has it, and the load balancers would take it away", address, s)
 	}
+}
+
+// askFor is a command that finds out whether another machine has an address.
+func askFor(address string) string {
+	if spec.FamilyOf(address) == spec.IPv6 {
+		return "ndisc6 " + address + " INTERFACE"
+	}
+	return "arping -D -I INTERFACE " + address
 }
 
 // versions describes the check.

@@ -48,7 +48,7 @@ var Checks = []Check{
 	{ID: "os", Severities: severities{warning}, What: "the system belongs to the Debian or the RHEL family"},
 	{ID: "systemd", Severities: severities{failure}, What: "systemd is process 1"},
 	{ID: "architecture", Severities: severities{failure}, What: "amd64 or arm64, on nodes and etcd hosts; one cluster can have both"},
-	{ID: "kernel", Severities: severities{failure, warning}, What: "on nodes: kernel " + minKernel + " or newer, which kube-proxy needs in its nftables mode; overlay, br_netfilter, nf_tables, nf_conntrack, veth, bridge and, for flannel, vxlan are built in or can be loaded, and no file of modprobe prevents that"},
+	{ID: "kernel", Severities: severities{failure, warning}, What: "on nodes: kernel " + minKernel + " or newer, which kube-proxy needs in its nftables mode; overlay, br_netfilter, nf_tables, nf_conntrack, veth, bridge and, for flannel, vxlan are built in or can be loaded, and no file of modprobe prevents that. So that flannel can enforce network policies: nfnetlink_queue, and nft_queue or both nft_compat and xt_NFQUEUE (a warning on nodes of the cluster)"},
 	{ID: "cgroups", Severities: severities{failure, warning}, What: "on nodes: the controllers cpu, cpuset, memory and pids are on (error); cgroup v1 is an error on a host that joins nodes with cgroup v2, and otherwise a warning on a machine with a kernel of its own"},
 	{ID: "cpu", Severities: severities{failure}, What: "at least " + perRole(func(n need) string { return fmt.Sprint(n.cpus) })},
 	{ID: "memory", Severities: severities{failure}, What: "at least " + perRole(func(n need) string { return ui.Bytes(n.memory) })},

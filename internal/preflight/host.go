@@ -231,10 +231,11 @@ func (j *judge) kernel(h spec.Host, f *facts.Facts, in facts.Inspection) {
 			"the kernel of HOSTS (%s) is too old: kube-proxy needs %s for nftables", f.Kernel, minKernel)
 	}
 	var absent, unknown []string
-	for _, name := range []string{"overlay", "br_netfilter", "nf_tables", "nf_conntrack", "veth", "bridge", "vxlan"} {
-		if name == "vxlan" && j.c.Spec.Network.CNI != spec.CNIFlannel {
-			continue
-		}
+	needed := []string{"overlay", "br_netfilter", "nf_tables", "nf_conntrack", "veth", "bridge"}
+	if j.c.Spec.Network.CNI == spec.CNIFlannel {
+		needed = append(needed, "vxlan")
+	}
+	for _, name := range needed {
 		switch in.Features[name] {
 		case facts.Absent:
 			absent = append(absent, name)
@@ -251,9 +252,17 @@ func (j *judge) kernel(h spec.Host, f *facts.Facts, in facts.Inspection) {
 			"whether the kernel of HOSTS has %s is unknown: neither its configuration nor its modules can be read", strings.Join(unknown, ", "))
 	}
 	for _, name := range slices.Sorted(maps.Keys(in.BlockedModules)) {
-		if have := in.Features[name]; f.Container == "" && (have == facts.Loadable || have == facts.Present) && (name != "vxlan" || j.c.Spec.Network.CNI == spec.CNIFlannel) {
+		if have := in.Features[name]; f.Container == "" && (have == facts.Loadable || have == facts.Present) && slices.Contains(needed, name) {
 			j.add(failure, "kernel", on, "Remove the line that begins with `install "+name+"` from it.", "%s on HOSTS keeps the kernel module %s from being loaded when the host starts", in.BlockedModules[name], name)
 		}
+	}
+	if j.c.Spec.Network.CNI == spec.CNIFlannel && j.c.Spec.Network.Policies == spec.PoliciesEnforced && cannotQueue(in) {
+		severity := failure
+		if j.Joined(h) {
+			severity = warning // it works until there is a policy
+		}
+		j.add(severity, "kernel", on, "Install the other modules of the kernel (Ubuntu: linux-modules-extra-"+f.Kernel+", RHEL: kernel-modules-extra), boot the distribution's own kernel, or set `policies: ignored` in spec.network.",
+			"flannel on HOSTS could not enforce network policies, and would stop at the first one: the kernel (%s) can queue packets neither with nftables (nft_queue) nor with the target of xtables (nft_compat, xt_NFQUEUE)", f.Kernel)
 	}
 	var missing []string
 	for _, c := range []string{"cpu", "cpuset", "memory", "pids"} {
@@ -274,6 +283,15 @@ func (j *judge) kernel(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		j.add(warning, "cgroups", on, "Boot with systemd.unified_cgroup_hierarchy=1, before the host is part of a cluster.",
 			"cgroup v1 is in use on HOSTS, and Kubernetes is removing its support")
 	}
+}
+
+// cannotQueue says that a kernel certainly cannot hand packets to a program, which flannel needs for network policies. It can with nftables' own
+// expression, or with the older target of xtables, each for both IP families.
+func cannotQueue(in facts.Inspection) bool {
+	lacks := func(names ...string) bool {
+		return slices.ContainsFunc(names, func(name string) bool { return in.Features[name] == facts.Absent || in.BlockedModules[name] != "" })
+	}
+	return lacks("nfnetlink_queue") || lacks("nft_queue") && lacks("nft_compat", "xt_NFQUEUE")
 }
 
 // joins says that the host joins a cluster all of whose nodes, as far as they are known, are like that. It gets a configuration that was
@@ -552,12 +570,18 @@ func (j *judge) security(h spec.Host, in facts.Inspection) {
 	}
 }
 
+// loopback says that an address is one of the host itself that no other machine has.
+func loopback(address string) bool {
+	a, err := netip.ParseAddr(address)
+	return err == nil && a.IsLoopback()
+}
+
 const noServer = "Put a DNS server into /etc/resolv.conf if pods or packages need names from outside."
 
 func (j *judge) names(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	on := []string{h.Name}
 	for _, server := range in.PodServers {
-		if a, err := netip.ParseAddr(server); err == nil && a.IsLoopback() && h.IsNode() && !j.Joined(h) {
+		if loopback(server) && h.IsNode() && !j.Joined(h) {
 			j.add(failure, "dns", on, "Put the servers that answer behind it into /etc/resolv.conf. If you use systemd-resolved, start it: kubeadm then has pods use the servers of systemd-resolved.",
 				"/etc/resolv.conf on HOSTS has the DNS server %s, which pods take for themselves: CoreDNS would find a loop and not start", server)
 		}
@@ -570,7 +594,7 @@ func (j *judge) names(h spec.Host, f *facts.Facts, in facts.Inspection) {
 			j.add(warning, "dns", on, "Remove it from /etc/resolv.conf, or make it answer: every lookup that asks it first waits for seconds.",
 				"the DNS server %s does not answer HOSTS", r.Server)
 		case facts.Refused, facts.Unreachable, facts.Failed:
-			if _, own := f.Interface(r.Server); own || strings.HasPrefix(r.Server, "127.") {
+			if _, own := f.Interface(r.Server); own || loopback(r.Server) {
 				j.add(info, "dns", on, noServer, "/etc/resolv.conf on HOSTS names the host itself as a DNS server, and none runs there")
 				continue
 			}
@@ -583,7 +607,7 @@ func (j *judge) names(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	}
 	for _, a := range in.OwnName.Addresses {
 		ip, err := netip.ParseAddr(a)
-		if _, own := f.Interface(a); err == nil && ip.Is4() && !own && !ip.IsLoopback() {
+		if _, own := f.Interface(a); err == nil && j.c.Spec.Network.Uses(spec.FamilyOf(a)) && !own && !ip.IsLoopback() && !ip.IsLinkLocalUnicast() {
 			j.add(warning, "dns", on, "Correct /etc/hosts or the DNS record.", "%s resolves its own name to %s, which is not its address", h.Name, a)
 		}
 	}

@@ -87,7 +87,12 @@ func Paths(c *spec.Cluster, only []string) []facts.Path {
 				if from.Name == to.Name || !wanted(from) && !wanted(to) || !in.from(from) || (in.use == podTraffic || in.use == nodeMetrics) && !near[[2]string{from.Name, to.Name}] {
 					continue
 				}
-				out = append(out, facts.Path{From: from.Name, To: to.Name, Address: to.Address, Proto: in.proto, Port: in.port, For: in.use})
+				path := facts.Path{From: from.Name, To: to.Name, Address: to.Address, Proto: in.proto, Port: in.port, For: in.use}
+				out = append(out, path)
+				if in.use == podTraffic && to.SecondaryAddress != "" && from.SecondaryAddress != "" { // flannel sends the packets of each family over that family
+					path.Address = to.SecondaryAddress
+					out = append(out, path)
+				}
 			}
 		}
 	}

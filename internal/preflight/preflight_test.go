@@ -39,7 +39,7 @@ func healthy(c *spec.Cluster) (*facts.Observation, *facts.Preflight) {
 			MAC: fmt.Sprintf("52:54:00:00:00:%02x", i), MTU: 1500, Features: map[string]facts.Feature{}, Controllers: strings.Fields("cpuset cpu io memory hugetlb pids"),
 			ClockKept: true, DiskBytes: 40 * gib, InodesFree: 0.9,
 			Resolvers: []facts.Resolver{{Server: "10.0.0.1", Outcome: facts.Reached}}, OwnName: facts.Lookup{Addresses: []string{"127.0.1.1"}}}
-		for _, f := range strings.Fields("overlay br_netfilter nf_tables nf_conntrack veth bridge vxlan") {
+		for _, f := range strings.Fields("overlay br_netfilter nf_tables nf_conntrack veth bridge vxlan nft_queue nft_compat xt_NFQUEUE nfnetlink_queue") {
 			in.Features[f] = facts.Loadable
 		}
 		seen.Hosts[h.Name] = in
@@ -136,6 +136,19 @@ func TestFindings(t *testing.T) {
 				i.Features["vxlan"], i.Features["br_netfilter"] = facts.Absent, facts.Absent
 			})
 		}, failure, "kernel", "worker-b", "br_netfilter, vxlan", "modules-extra"},
+		{"kernels that can queue packets in one way, and in none", func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) { i.Features["nft_queue"] = facts.Absent })
+			w.in("worker-b", func(i *facts.Inspection) {
+				i.Features["xt_NFQUEUE"], i.BlockedModules = facts.Absent, map[string]string{"nft_queue": "/etc/modprobe.d/cis.conf"}
+			})
+			w.in("cp-a", func(i *facts.Inspection) { i.Features["nft_compat"] = facts.Absent })
+			w.in("cp-b", func(i *facts.Inspection) {
+				i.Features["nft_queue"], i.Features["xt_NFQUEUE"] = facts.Absent, facts.Unknown
+			})
+		}, failure, "kernel", "worker-b", "flannel on worker-b could not enforce network policies", "policies: ignored"},
+		{"a kernel that hands nothing to programs", func(w world) {
+			w.in("cp-a", func(i *facts.Inspection) { i.Features["nfnetlink_queue"] = facts.Absent })
+		}, failure, "kernel", "cp-a", "flannel on cp-a could not enforce network policies", "linux-modules-extra"},
 		{"a kernel that tells nothing", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.Features["overlay"] = facts.Unknown }) }, warning, "kernel", "cp-a", "overlay", "modprobe"},
 		{"a Raspberry Pi", func(w world) {
 			w.in("worker-a", func(i *facts.Inspection) { i.Controllers = []string{"cpu", "cpuset", "pids"} })
@@ -455,6 +468,9 @@ func TestFindings(t *testing.T) {
 				i.Resolvers[0].Outcome, i.OwnName.Elapsed = facts.TimedOut, 10*time.Second
 			})
 		}, warning, "dns", "cp-a", "10.0.0.1 does not answer", "resolv.conf"},
+		{"no DNS server at the other loopback address", func(w world) {
+			w.in("cp-a", func(i *facts.Inspection) { i.Resolvers[0] = facts.Resolver{Server: "::1", Outcome: facts.Refused} })
+		}, info, "dns", "cp-a", "names the host itself as a DNS server", "resolv.conf"},
 		{"a slow DNS server", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.OwnName.Elapsed = 3 * time.Second }) }, warning, "dns", "cp-a", "takes 3.0s", "slow"},
 		{"a name of somebody else", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.OwnName.Addresses = []string{"10.9.9.9"} }) }, warning, "dns", "cp-a", "10.9.9.9", "/etc/hosts"},
 		{"no DNS server", func(w world) {
@@ -757,11 +773,7 @@ func TestFirewallsAreOpenedForPeersOnly(t *testing.T) {
 // TestFirewallsAreOpenedForBothFamilies: flannel sends the packets of pods with IPv6 addresses to the secondary addresses of nodes. Everything
 // else uses the first family.
 func TestFirewallsAreOpenedForBothFamilies(t *testing.T) {
-	c := labSpec()
-	c.Spec.Network.PodCIDR = "10.244.0.0/16,fd00:10:244::/56"
-	for i := range c.Spec.Hosts {
-		c.Spec.Hosts[i].SecondaryAddress = fmt.Sprintf("fd00::%x", i+1)
-	}
+	c := dualSpec()
 	h, _ := c.Host("worker-a")
 	const pods = "source address=$a port port=8472 protocol=udp accept"
 	for fix, want := range map[string][]string{
@@ -775,6 +787,100 @@ func TestFirewallsAreOpenedForBothFamilies(t *testing.T) {
 		}
 		if strings.Count(fix, "family=ipv6") > 1 || strings.Count(fix, " fd00::1 ") > 1 || strings.Contains(fix, " "+h.SecondaryAddress) {
 			t.Errorf("more is opened than needed: %s", fix)
+		}
+	}
+}
+
+// TestNoPoliciesNoQueue: without the enforcement of policies nothing is queued. On nodes of the cluster it has worked without so far.
+func TestNoPoliciesNoQueue(t *testing.T) {
+	c := labSpec()
+	obs, seen := healthy(c)
+	w := world{c, obs, seen}
+	w.in("worker-b", func(i *facts.Inspection) { i.Features["nfnetlink_queue"] = facts.Absent })
+	c.Spec.Network.Policies = spec.PoliciesIgnored
+	if found := Judge(cluster.Evaluate(c, obs), seen, nil); len(found) > 0 {
+		t.Errorf("%+v", found)
+	}
+}
+
+// dualSpec is a cluster in which every host has two addresses.
+func dualSpec() *spec.Cluster {
+	c := labSpec()
+	c.Spec.Network.PodCIDR, c.Spec.Network.ServiceCIDR = "10.244.0.0/16,fd00:10:244::/56", "10.96.0.0/12,fd00:10:96::/112"
+	for i := range c.Spec.Hosts {
+		c.Spec.Hosts[i].SecondaryAddress = fmt.Sprintf("fd00::%x", i+1)
+	}
+	return c
+}
+
+// TestPathsOfBothFamilies: flannel sends the packets of pods with IPv6 addresses between the secondary addresses. Everything else uses the
+// first family.
+func TestPathsOfBothFamilies(t *testing.T) {
+	c := dualSpec()
+	four, six := map[string]int{}, map[string]int{}
+	for _, p := range Paths(c, nil) {
+		h, _ := c.Host(p.To)
+		switch p.Address {
+		case h.Address:
+			four[p.For]++
+		case h.SecondaryAddress:
+			six[p.For]++
+		default:
+			t.Errorf("%+v", p)
+		}
+	}
+	if len(six) != 1 || six[podTraffic] == 0 || six[podTraffic] != four[podTraffic] {
+		t.Errorf("first family: %v, second: %v", four, six)
+	}
+
+	obs, seen := healthy(c)
+	for _, h := range c.Spec.Hosts {
+		f := obs.Hosts[h.Name].Facts
+		f.Addresses = append(f.Addresses, facts.Address{IP: h.SecondaryAddress, Prefix: 64, Interface: f.Addresses[0].Interface})
+	}
+	if found := Judge(cluster.Evaluate(c, obs), seen, nil); len(found) > 0 {
+		t.Fatalf("%+v", found)
+	}
+	for i, r := range seen.Reach {
+		switch {
+		case r.From == "worker-a" && r.To == "worker-b" && r.Address == "fd00::5":
+			seen.Reach[i].Outcome, seen.Reach[i].Size = facts.TimedOut, 0
+		case r.From == "cp-a" && r.To == "worker-b" && r.Address == "fd00::5":
+			seen.Reach[i].Fits = false
+		case r.From == "cp-a" && r.To == "worker-a" && r.Address == "fd00::4":
+			seen.Reach[i].Outcome, seen.Reach[i].Detail, seen.Reach[i].Size = facts.Impostor, "printer answers", 0
+		}
+	}
+	found := Judge(cluster.Evaluate(c, obs), seen, nil)
+	for _, want := range []struct{ summary, fix string }{
+		{"worker-a cannot reach worker-b on 8472/udp over IPv6 (pods)", "Open these ports on worker-b"},
+		{"packets of 1500 bytes over IPv6 do not get from cp-a to worker-b", "lower the MTU"},
+		{"cp-a cannot reach worker-a on 8472/udp over IPv6 (pods): another host has that address", "`ndisc6 fd00::4 INTERFACE`"},
+	} {
+		if !slices.ContainsFunc(found, func(f cluster.Finding) bool {
+			return f.Severity == failure && strings.Contains(f.Summary, want.summary) && strings.Contains(f.Fix, want.fix)
+		}) {
+			t.Errorf("nothing says %q", want.summary)
+		}
+	}
+	if len(found) != 3 {
+		t.Errorf("%+v", found)
+	}
+}
+
+// TestNamesOfIPv6: a host that resolves its own name to an IPv6 address of another one is found where the cluster uses that family.
+func TestNamesOfIPv6(t *testing.T) {
+	for _, c := range []*spec.Cluster{labSpec(), dualSpec()} {
+		obs, seen := healthy(c)
+		for _, h := range c.Spec.Hosts {
+			if f := obs.Hosts[h.Name].Facts; h.SecondaryAddress != "" {
+				f.Addresses = append(f.Addresses, facts.Address{IP: h.SecondaryAddress, Prefix: 64, Interface: "eth0"})
+			}
+		}
+		world{c, obs, seen}.in("cp-a", func(i *facts.Inspection) { i.OwnName.Addresses = []string{"fe80::1", "::1", "fd00::99"} })
+		found := Judge(cluster.Evaluate(c, obs), seen, nil)
+		if want := len(c.Spec.Network.Families()) - 1; len(found) != want || want == 1 && !strings.Contains(found[0].Summary, "resolves its own name to fd00::99") {
+			t.Errorf("%s: %+v", c.Spec.Network.PodCIDR, found)
 		}
 	}
 }

@@ -329,7 +329,7 @@ func (e *Engine) reopen(ctx context.Context) error {
 // planes and, because its spec may be lost, of its members of etcd, which have API servers next to them where etcd is stacked.
 func formerServers(before, after *spec.Cluster, members []backup.Member) (out []spec.Host) {
 	add := func(name, address string) {
-		same := func(h spec.Host) bool { return h.Address == address }
+		same := func(h spec.Host) bool { return slices.Contains(h.Addresses(), address) }
 		if address != "" && !slices.ContainsFunc(after.Spec.Hosts, same) && !slices.ContainsFunc(out, same) {
 			out = append(out, spec.Host{Name: name, Address: address})
 		}
@@ -424,7 +424,7 @@ func leftHosts(before, after *spec.Cluster, lab bool) []string {
 	}
 	var names []string
 	for _, h := range before.Spec.Hosts {
-		if !slices.ContainsFunc(after.Spec.Hosts, func(o spec.Host) bool { return o.Address == h.Address }) {
+		if !slices.ContainsFunc(after.Spec.Hosts, h.SharesAddress) {
 			names = append(names, h.Name+" ("+h.Address+")")
 		}
 	}

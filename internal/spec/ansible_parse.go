@@ -57,7 +57,7 @@ func (r *ansibleReader) ini(text string) {
 		if line == "" || line[0] == '#' || line[0] == ';' {
 			continue
 		}
-		if line[0] == '[' {
+		if inside, _, _ := strings.Cut(line, "]"); line[0] == '[' && FamilyOf(inside[1:]) != IPv6 { // otherwise, it is a host: [fd00::1]:22
 			m := section.FindStringSubmatch(line)
 			if m == nil || !slices.Contains([]string{"", "children", "vars"}, m[2]) {
 				r.refuse(number, "", "write [group], [group:children], or [group:vars]", "`%s` is not a section", line)
@@ -114,8 +114,11 @@ func (r *ansibleReader) hostLine(group *ansibleGroup, line string, number int) {
 	if name, port, ok := strings.Cut(pattern, ":"); ok && !strings.Contains(port, ":") && !strings.Contains(name, "[") { // host:port
 		pattern = name
 		vars["ansible_port"] = port
-	} else if i := strings.LastIndex(pattern, "]:"); i >= 0 && !strings.Contains(pattern[i+2:], "]") { // node[1:3]:port
+	} else if i := strings.LastIndex(pattern, "]:"); i >= 0 && !strings.Contains(pattern[i+2:], "]") { // node[1:3]:port, or [fd00::1]:port
 		pattern, vars["ansible_port"] = pattern[:i+1], pattern[i+2:]
+	}
+	if address := bracketed(pattern); address != "" {
+		pattern = address
 	}
 	r.addHosts(group, pattern, vars, number)
 }

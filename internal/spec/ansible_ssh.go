@@ -2,6 +2,7 @@ package spec
 
 import (
 	"cmp"
+	"net"
 	"path"
 	"slices"
 	"strconv"
@@ -156,11 +157,11 @@ func throughSSH(command string) (hop, key string, ok bool) {
 
 // hop is a host that is reached this way as a jump host, behind its own ones.
 func (s SSH) hop(address string) string {
+	if s.Port != 0 {
+		address = net.JoinHostPort(address, strconv.Itoa(s.Port))
+	}
 	if s.User != "" {
 		address = s.User + "@" + address
-	}
-	if s.Port != 0 {
-		address += ":" + strconv.Itoa(s.Port)
 	}
 	if s.Jump != "" {
 		address = s.Jump + "," + address

@@ -119,6 +119,13 @@ func TestReadAnsibleShapes(t *testing.T) {
 			h := a.Options.Hosts[1]
 			return h.Name == "n2" && h.Address == "10.0.0.12" && slices.Equal(h.Roles, []string{RoleControlPlane, RoleWorker}) && h.Zone == "b"
 		}, "as n1 resolves"},
+		"a bastion with an IPv6 address": {small("[bastion]", "jump ansible_host=fd00::b ansible_port=2200 ansible_user=ops"), func(a *Ansible) bool {
+			return a.Options.Hosts[0].SSH.Jump == "ops@[fd00::b]:2200"
+		}, ""},
+		"an IPv6 address with a port": {small("[kube_node]", "[fd00::9]:2222"), func(a *Ansible) bool {
+			h := a.Options.Hosts[len(a.Options.Hosts)-1]
+			return h.Address == "fd00::9" && h.SSH.Port == 2222
+		}, ""},
 		"a bastion": {small("[bastion]", "jump ansible_host=192.0.2.1 ansible_user=ops"), func(a *Ansible) bool {
 			return len(a.Options.Hosts) == 3 && a.Options.Hosts[0].SSH.Jump == "ops@192.0.2.1"
 		}, ""},

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -123,7 +124,7 @@ func (b *Backup) fill() {
 	if b.S3 != (BackupS3{}) {
 		fill(&b.S3.Region, DefaultBackupRegion)
 	}
-	if a := b.SFTP.Address; a != "" && !strings.Contains(a, ":") {
+	if a := cmp.Or(bracketed(b.SFTP.Address), b.SFTP.Address); a != "" && (a != b.SFTP.Address || !strings.Contains(a, ":")) {
 		b.SFTP.Address = net.JoinHostPort(a, strconv.Itoa(DefaultSSHPort))
 	}
 }
@@ -238,9 +239,11 @@ func (k *checker) backupSFTP(s BackupSFTP) {
 	n, _ := strconv.Atoi(port)
 	switch {
 	case s.Address == "":
-		k.refuse(at+".address", "write it like backup.example.com or 10.0.0.5:2222", "the SFTP server has no address")
-	case err != nil || host == "" || n < 1 || n > 65535:
-		k.refuse(at+".address", "write it like backup.example.com or 10.0.0.5:2222", "`%s` is not an address", s.Address)
+		k.refuse(at+".address", "write it like backup.example.com, 10.0.0.5:2222, or [fd00::5]:22", "the SFTP server has no address")
+	case FamilyOf(s.Address) == IPv6:
+		k.refuse(at+".address", fmt.Sprintf("write `%s`", net.JoinHostPort(s.Address, strconv.Itoa(DefaultSSHPort))), "`%s` has no brackets: it is not clear where the address ends and the port begins", s.Address)
+	case err != nil || host == "" || strings.Contains(host, ":") && FamilyOf(host) != IPv6 || n < 1 || n > 65535:
+		k.refuse(at+".address", "write it like backup.example.com, 10.0.0.5:2222, or [fd00::5]:22", "`%s` is not an address", s.Address)
 	}
 	for _, f := range []struct{ name, value, fix string }{
 		{"user", s.User, "name the user to log in as"},

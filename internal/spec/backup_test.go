@@ -30,6 +30,10 @@ func TestBackup(t *testing.T) {
 		"a negative time":   {[]string{"recipients: [" + ageKey + "]", "directory: /mnt", "every: -1h"}, "spec.backup.every: `-1h` is not a duration"},
 		"only a schedule":   {[]string{"every: never", "directory: /mnt"}, "spec.backup.recipients: backups have no recipients"},
 		"sftp":              {lines: []string{"recipients: [" + ageKey + "]", "sftp: {address: backup.example.com, user: u, directory: /b, keyFile: key, hostKey: 'SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'}"}},
+		"sftp, IPv6":        {lines: []string{"recipients: [" + ageKey + "]", "sftp: {address: '[fd00::1]', user: u, directory: /b, keyFile: key, hostKey: 'SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'}"}},
+		"sftp, IPv6, port":  {lines: []string{"recipients: [" + ageKey + "]", "sftp: {address: '[fd00::1]:22', user: u, directory: /b, keyFile: key, hostKey: 'SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'}"}},
+		"no brackets":       {[]string{"recipients: [" + ageKey + "]", "sftp: {address: 'fd00::1', user: u, directory: /b, keyFile: key, hostKey: '" + sshKey + "'}"}, "write `[fd00::1]:22`"},
+		"wrong brackets":    {[]string{"recipients: [" + ageKey + "]", "sftp: {address: '[b:c]:22', user: u, directory: /b, keyFile: key, hostKey: '" + sshKey + "'}"}, "`[b:c]:22` is not an address"},
 		"s3":                {lines: []string{"recipients: [" + ageKey + "]", "s3: {endpoint: 'https://s3.example.com', bucket: b}", "keep: {last: 3}"}},
 		"instance role":     {lines: []string{"recipients: [" + ageKey + "]", "s3: {endpoint: 'https://s3.example.com', bucket: b, instanceRole: true}"}},
 		"a role and a file": {[]string{"recipients: [" + ageKey + "]", "s3: {endpoint: 'https://s3.example.com', bucket: b, instanceRole: true, credentialsFile: f}"}, "spec.backup.s3.instanceRole"},
@@ -58,7 +62,7 @@ func TestBackup(t *testing.T) {
 			if !given {
 				want = 6 * time.Hour
 			}
-			if b := c.Spec.Backup; b.Interval() != want || b.Keep == (BackupRetention{}) || name == "sftp" && b.SFTP.Address != "backup.example.com:22" {
+			if b := c.Spec.Backup; b.Interval() != want || b.Keep == (BackupRetention{}) || name == "sftp" && b.SFTP.Address != "backup.example.com:22" || strings.HasPrefix(name, "sftp, IPv6") && b.SFTP.Address != "[fd00::1]:22" {
 				t.Errorf("%s: a default is missing: %+v", name, b)
 			}
 		case err == nil || !strings.Contains(err.Error(), tc.want) || strings.Count(err.Error(), "\n") > 0:

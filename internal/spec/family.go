@@ -116,6 +116,11 @@ func (h Host) Addresses() []string {
 	return slices.DeleteFunc([]string{h.Address, h.SecondaryAddress}, func(a string) bool { return a == "" })
 }
 
+// SharesAddress reports whether both are the same machine by one of their addresses.
+func (h Host) SharesAddress(o Host) bool {
+	return slices.ContainsFunc(h.Addresses(), func(a string) bool { return slices.Contains(o.Addresses(), a) })
+}
+
 // fill sets the ranges that are not given. They have the families of those that are, or else of the hosts.
 func (n *Network) fill(hosts []Host) {
 	families := n.Families()
@@ -142,6 +147,45 @@ func DefaultRanges(families []Family) (podCIDR, serviceCIDR string) {
 		pods, services = append(pods, limitsOf[f].pods), append(services, limitsOf[f].services)
 	}
 	return strings.Join(pods, ","), strings.Join(services, ",")
+}
+
+// describePods says for a comment what nodes get of the range of pods.
+func (n Network) describePods() string {
+	var share, enough []string
+	for _, f := range n.Families() {
+		l := limitsOf[f]
+		share, enough = append(share, fmt.Sprintf("a /%d", l.nodeBits)), append(enough, fmt.Sprintf("a /%d", l.usualPodBits))
+	}
+	switch len(share) {
+	case 0: // the range is none
+		return "The range of the pods. It must not overlap any network"
+	case 1:
+		return fmt.Sprintf("Each node gets %s of this range, so %s is enough for 256 nodes. It must not overlap any network", share[0], enough[0])
+	}
+	return fmt.Sprintf("Each node gets %s of these ranges, so %s are enough for 256 nodes. They must not overlap any network", strings.Join(share, " and "), strings.Join(enough, " and "))
+}
+
+// exampleAddress is an address of a host in a comment. Its last part is given.
+func (n Network) exampleAddress(last string) string {
+	if n.First() == IPv6 {
+		return "2001:db8:1::" + last
+	}
+	return "10.0.0." + last
+}
+
+// describeServices says for a comment how large the range of Services can be.
+func (n Network) describeServices() string {
+	var most []string
+	for _, p := range n.ServiceCIDRs() {
+		most = append(most, fmt.Sprintf("a /%d", limitsOf[familyOf(p.Addr())].minServiceBits))
+	}
+	switch len(most) {
+	case 0: // the range is none
+		return "which must not overlap such a network, either"
+	case 1:
+		return "at most " + most[0] + ". It must not overlap such a network, either"
+	}
+	return "at most " + strings.Join(most, " and ") + ". They must not overlap such a network, either"
 }
 
 // families checks that the addresses of hosts and of the endpoint have the families of the pods.

@@ -66,6 +66,10 @@ var initTemplate = template.Must(template.New("cluster.yaml").Funcs(template.Fun
 	"list": scalars,
 	"ssh":  sshFields,
 	"pool": poolFields,
+	// What comments say about the ranges.
+	"podRanges":     Network.describePods,
+	"serviceRanges": Network.describeServices,
+	"example":       Network.exampleAddress,
 }).Parse(initText))
 
 // Init writes a commented spec. If the spec would not be valid, the error is [Errors].

@@ -185,6 +185,22 @@ func TestDraft(t *testing.T) {
 }
 
 // The comments of the file that Init writes say which fields are fixed, and are right about it.
+// TestInitCommentsFitTheFamilies: what a node gets of a range depends on its family.
+func TestInitCommentsFitTheFamilies(t *testing.T) {
+	for pods, want := range map[string][]string{
+		"":                               {"# Each node gets a /24 of this range, so a /16 is enough for 256 nodes. It must not overlap any network\n", "of Services, at most a /12. It must not overlap such a network, either. Fixed.\n", "# address: 10.0.0.100\n", "{name: cp-a, address: 10.0.0.11, roles"},
+		"fd00:10:244::/56":               {"# Each node gets a /64 of this range, so a /56 is enough for 256 nodes. It", "of Services, at most a /108. It", "# address: 2001:db8:1::100\n", "{name: cp-a, address: 2001:db8:1::11, roles"},
+		"fd00:10:244::/56,10.244.0.0/16": {"# Each node gets a /64 and a /24 of these ranges, so a /56 and a /16 are enough for 256 nodes. They", "of Services, at most a /108 and a /12. They"},
+	} {
+		data := string(mustInit(t, InitOptions{PodCIDR: pods}))
+		for _, w := range want {
+			if !strings.Contains(data, w) {
+				t.Errorf("%q: no %q in\n%s", pods, w, data)
+			}
+		}
+	}
+}
+
 func TestInitCommentsSayWhatIsFixed(t *testing.T) {
 	fixed := map[string]bool{}
 	visit(reflect.TypeFor[Cluster](), "", func(path, _ string, f reflect.StructField) { fixed[path] = declared(f).meaning == Fixed })

@@ -59,6 +59,7 @@ func TestWrongSettings(t *testing.T) {
 		`apiServer: {extraArgs: {feature-gates: A=true}}`:                                       {"featureGates"},
 		`controllerManager: {extraArgs: {leader-elect: "false"}}`:                               {"leader-elect"},
 		`scheduler: {extraArgs: {bind-address: 10.0.0.1}}`:                                      {"0.0.0.0"},
+		`scheduler: {extraArgs: {bind-address: "::"}}`:                                          {"0.0.0.0"},
 		`scheduler: {extraArgs: {config: /x}}`:                                                  {"names a file"},
 		`featureGates: {someGate: true}`:                                                        {"someGate"},
 		`featureGates: {SomeGate: "true"}`:                                                      {"true or false"},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -418,9 +419,10 @@ func (r *terraformReader) group(v value, m map[string]any, prefix string, roles 
 	if bastion := r.text(v.field("bastion", m)); bastion != "" {
 		user, port := r.text(v.field("bastion_user", m)), r.number(v.field("bastion_port", m))
 		fill(&user, "root")
-		if s.Jump = user + "@" + bastion; port != 0 {
-			s.Jump += ":" + strconv.Itoa(port)
+		if port != 0 {
+			bastion = net.JoinHostPort(bastion, strconv.Itoa(port))
 		}
+		s.Jump = user + "@" + bastion
 	}
 	var addresses, from []string // host by host, as in KubeOne
 	for i := range max(len(private), len(public)) {

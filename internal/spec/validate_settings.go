@@ -118,8 +118,12 @@ func (k *checker) args(section, program string, args map[string]string) {
 			k.refuse(path, "remove it", "`%s` cannot be set here: %s", name, why)
 		case value == "" || strings.ContainsAny(value, "\n\r"):
 			k.refuse(path, "give it one line of text; a switch has the value \"true\"", "the argument has no value, or more than one line")
-		case name == "bind-address" && value != "0.0.0.0" && value != "127.0.0.1":
-			k.refuse(path, "use `0.0.0.0`, so that it can be scraped, or `127.0.0.1`, which is the default", "health checks ask the program on the loopback address, and with `%s` it would not listen there", value)
+		case name == "bind-address" && value != "0.0.0.0" && value != "127.0.0.1" && !(value == "::" && k.c.Spec.Network.Uses(IPv6)):
+			all := "0.0.0.0"
+			if k.c.Spec.Network.Uses(IPv6) {
+				all = "::" // that is all addresses of both families
+			}
+			k.refuse(path, "use `"+all+"`, so that it can be scraped, or `127.0.0.1`, which is the default", "health checks ask the program on the loopback address, and with `%s` it would not listen there", value)
 		}
 	}
 }

@@ -144,7 +144,7 @@ func (c *Config) apply(ctx context.Context, h *spec.Host) (notes []string, err e
 	case notAddress == nil:
 		h.Address = name
 	default:
-		if found := ipv4(c.lookup(ctx, name)); found != "" {
+		if found := Usable(c.lookup(ctx, name)); found != "" {
 			h.Address = found
 			note("The address of %s is %s, as %s resolves on this machine. The other hosts must reach it there.", h.Name, found, name)
 		} else {
@@ -302,15 +302,20 @@ func split(jump string) (login, host, port string) {
 	return login, host, port
 }
 
-// ipv4 is the first IPv4 address of a lookup; empty if there is none.
-func ipv4(addresses []string, err error) string {
+// Usable is the first IPv4 address of a lookup, or else the first IPv6 address that other hosts can use, too; empty if there is none.
+func Usable(addresses []string, err error) string {
 	if err != nil {
 		return ""
 	}
+	six := ""
 	for _, a := range addresses {
-		if ip, err := netip.ParseAddr(a); err == nil && ip.Is4() {
-			return a
+		switch ip, err := netip.ParseAddr(a); {
+		case err != nil || ip.IsLinkLocalUnicast():
+		case ip.Unmap().Is4():
+			return ip.Unmap().String()
+		case six == "":
+			six = ip.String()
 		}
 	}
-	return ""
+	return six
 }

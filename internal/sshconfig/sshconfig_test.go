@@ -93,6 +93,22 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// TestUsable: IPv4 is preferred, and other hosts cannot use an address of one link.
+func TestUsable(t *testing.T) {
+	for want, found := range map[string][]string{
+		"10.0.0.14": {"fd00::1", "10.0.0.14", "10.0.0.15"},
+		"fd00::1":   {"fe80::1%eth0", "fd00::1", "fd00::2"},
+		"":          {"fe80::1"},
+	} {
+		if got := Usable(found, nil); got != want {
+			t.Errorf("%v: %q", found, got)
+		}
+	}
+	if got := Usable([]string{"10.0.0.14"}, errors.New("timeout")); got != "" {
+		t.Errorf("after an error: %q", got)
+	}
+}
+
 // TestJumpsInACircle would not end.
 func TestJumpsInACircle(t *testing.T) {
 	c := recorded(map[string]string{"cp-a": "hostname 10.0.0.11\nproxyjump b1\n", "b1": "proxyjump b2\n", "b2": "proxyjump b1\n"})

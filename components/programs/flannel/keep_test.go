@@ -78,25 +78,47 @@ func vxlanLease(t *testing.T, cidr, public, mac string) lease.Lease {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if n.IP.To4() == nil {
+		return lease.Lease{EnableIPv6: true, IPv6Subnet: ip.FromIP6Net(n), Attrs: lease.LeaseAttrs{BackendType: "vxlan", PublicIPv6: ip.FromIP6(net.ParseIP(public)), BackendV6Data: data}}
+	}
 	return lease.Lease{EnableIPv4: true, Subnet: ip.FromIPNet(n), Attrs: lease.LeaseAttrs{BackendType: "vxlan", PublicIP: ip.FromIP(net.ParseIP(public)), BackendData: data}}
 }
 
-func newNode(t *testing.T) node1 {
+// values are addresses of a family in these tests.
+type values struct {
+	subnet, public [4]string // by node; the first is not used
+}
+
+var valuesOf = map[ipFamily]values{
+	ipv4Family: {[4]string{1: "10.244.1.0", "10.244.2.0", "10.244.3.0"}, [4]string{1: "192.0.2.1", "192.0.2.2", "192.0.2.3"}},
+	ipv6Family: {[4]string{1: "fd00:10:244:1::", "fd00:10:244:2::", "fd00:10:244:3::"}, [4]string{1: "2001:db8::1", "2001:db8::2", "2001:db8::3"}},
+}
+
+func (f ipFamily) subnetLen() string {
+	if f == ipv6Family {
+		return "/64"
+	}
+	return "/24"
+}
+
+func newNode(t *testing.T, family ipFamily) node1 {
 	t.Helper()
 	mac, _ := net.ParseMAC("02:00:00:00:00:01")
-	vxlan := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "flannel.1", HardwareAddr: mac}, VxlanId: 1, Port: 8472}
+	v := valuesOf[family]
+	vxlan := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: family.links + "1", HardwareAddr: mac, MTU: 1430}, VxlanId: 1, Port: 8472, SrcAddr: net.ParseIP(v.public[1])}
 	if err := netlink.LinkAdd(vxlan); err != nil {
 		t.Fatal(err)
 	}
-	link, err := netlink.LinkByName("flannel.1")
+	link, err := netlink.LinkByName(vxlan.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	book := &leaseBook{}
+	own := vxlanLease(t, v.subnet[1]+family.subnetLen(), v.public[1], mac.String())
 	for _, l := range []lease.Lease{
-		vxlanLease(t, "10.244.1.0/24", "192.0.2.1", mac.String()), // its own
-		vxlanLease(t, "10.244.2.0/24", "192.0.2.2", "02:00:00:00:00:02"),
-		vxlanLease(t, "10.244.3.0/24", "192.0.2.3", "02:00:00:00:00:03"),
+		own,
+		vxlanLease(t, v.subnet[2]+family.subnetLen(), v.public[2], "02:00:00:00:00:02"),
+		vxlanLease(t, v.subnet[3]+family.subnetLen(), v.public[3], "02:00:00:00:00:03"),
 		{Subnet: ip.IP4Net{IP: 1, PrefixLen: 24}, EnableIPv4: true, Attrs: lease.LeaseAttrs{BackendType: "host-gw"}}, // no business of the overlay's
 	} {
 		book.note([]lease.Event{{Type: lease.EventAdded, Lease: l}})
@@ -105,7 +127,7 @@ func newNode(t *testing.T) node1 {
 		l.since = time.Now().Add(-settling)
 		book.leases[subnet] = l
 	}
-	o, err := newOverlay(&subnet.Config{}, vxlanLease(t, "10.244.1.0/24", "192.0.2.1", mac.String()), book)
+	o, err := newOverlay(family, &subnet.Config{}, own, book)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,14 +186,18 @@ func readReport(t *testing.T, file string) health.Report {
 	return r
 }
 
+func TestOverlayComesBack(t *testing.T)     { overlayComesBack(t, ipv4Family) }
+func TestIPv6OverlayComesBack(t *testing.T) { overlayComesBack(t, ipv6Family) }
+
 // What other programs remove from the kernel comes back on the event, long before the next resync.
-func TestOverlayComesBack(t *testing.T) {
+func overlayComesBack(t *testing.T, family ipFamily) {
 	start := namespace(t)
-	n := newNode(t)
+	n := newNode(t, family)
+	v, name, find := valuesOf[family], family.links+"1", family.neighbors+" entry "
 	restoreAll(t, n.overlay.compare)
 	file := filepath.Join(t.TempDir(), "health.json")
 	k := &keeper{resync: time.Hour, pause: time.Millisecond, file: file,
-		watch: watched{link: n.overlay.index.Load}.watch, parts: []part{n.overlay.compare}}
+		watch: watched{overlays: []*overlay{n.overlay}}.watch, parts: []part{n.overlay.compare}}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	start(func() { k.run(ctx); close(ended) })
@@ -185,7 +211,7 @@ func TestOverlayComesBack(t *testing.T) {
 		}
 	}
 	routes := func() []netlink.Route {
-		all, err := netlink.RouteList(n.link, netlink.FAMILY_V4)
+		all, err := netlink.RouteList(n.link, family.netlink)
 		must(err)
 		return slices.DeleteFunc(all, func(r netlink.Route) bool { return r.Gw == nil })
 	}
@@ -199,33 +225,35 @@ func TestOverlayComesBack(t *testing.T) {
 		lose func()
 		want []string // in the report, after the kinds
 	}{
-		{"ip route flush dev flannel.1", func() {
+		{"ip route flush", func() {
 			if len(routes()) != 2 {
 				t.Fatalf("routes at first: %v", routes())
 			}
 			for _, r := range routes() {
 				must(netlink.RouteDel(&r))
 			}
-		}, []string{"routes: route to 10.244.2.0/24 (node 192.0.2.2)", "routes: route to 10.244.3.0/24 (node 192.0.2.3)"}},
-		{"ip neigh flush dev flannel.1", func() {
-			for _, e := range neighbors(netlink.FAMILY_V4) {
-				must(netlink.NeighDel(&e))
+		}, []string{"routes: route to " + v.subnet[2] + family.subnetLen() + " (node " + v.public[2] + ")", "routes: route to " + v.subnet[3] + family.subnetLen() + " (node " + v.public[3] + ")"}},
+		{"ip neigh flush", func() {
+			for _, e := range neighbors(family.netlink) {
+				if e.State&netlink.NUD_PERMANENT != 0 {
+					must(netlink.NeighDel(&e))
+				}
 			}
-		}, []string{"neighbors: ARP entry 10.244.2.0 02:00:00:00:00:02", "neighbors: ARP entry 10.244.3.0 02:00:00:00:00:03"}},
-		{"bridge fdb del dev flannel.1", func() {
+		}, []string{"neighbors: " + find + v.subnet[2] + " 02:00:00:00:00:02", "neighbors: " + find + v.subnet[3] + " 02:00:00:00:00:03"}},
+		{"bridge fdb del", func() {
 			for _, e := range neighbors(unix.AF_BRIDGE) {
 				e.Family, e.Flags = unix.AF_BRIDGE, netlink.NTF_SELF
 				must(netlink.NeighDel(&e))
 			}
-		}, []string{"neighbors: forwarding entry 02:00:00:00:00:02 to 192.0.2.2", "neighbors: forwarding entry 02:00:00:00:00:03 to 192.0.2.3"}},
-		{"ip addr flush dev flannel.1", func() {
+		}, []string{"neighbors: forwarding entry 02:00:00:00:00:02 to " + v.public[2], "neighbors: forwarding entry 02:00:00:00:00:03 to " + v.public[3]}},
+		{"ip addr flush", func() {
 			must(netlink.AddrDel(n.link, &netlink.Addr{IPNet: n.overlay.address}))
-		}, []string{"interface: flannel.1: its address 10.244.1.0/32 is missing"}},
-		{"ip link set flannel.1 down", func() { must(netlink.LinkSetDown(n.link)) },
-			[]string{"interface: flannel.1: down", "routes: route to 10.244.2.0/24"}},
+		}, []string{"interface: " + name + ": its address " + n.overlay.address.String() + " is missing"}},
+		{"ip link set down", func() { must(netlink.LinkSetDown(n.link)) },
+			[]string{"interface: " + name + ": down", "routes: route to " + v.subnet[2] + family.subnetLen()}},
 		{"another MAC address", func() {
 			must(netlink.LinkSetHardwareAddr(n.link, net.HardwareAddr{2, 0, 0, 0, 0, 9}))
-		}, []string{"interface: flannel.1: its MAC address is not 02:00:00:00:00:01"}},
+		}, []string{"interface: " + name + ": its MAC address is not 02:00:00:00:00:01"}},
 	} {
 		step(t, c.name, func(t *testing.T) {
 			begun := time.Now()
@@ -258,7 +286,7 @@ func TestOverlayComesBack(t *testing.T) {
 // Events do not tell all: the resync finds an entry that was replaced.
 func TestResyncFindsWhatNoEventTells(t *testing.T) {
 	start := namespace(t)
-	n := newNode(t)
+	n := newNode(t, ipv4Family)
 	restoreAll(t, n.overlay.compare)
 	k := &keeper{resync: 20 * time.Millisecond, file: filepath.Join(t.TempDir(), "health.json"), parts: []part{n.overlay.compare},
 		watch: func(func()) (func(), error) { return nil, errors.New("no sockets today") }}
@@ -277,13 +305,53 @@ func TestResyncFindsWhatNoEventTells(t *testing.T) {
 // The backend makes its interface again. What belongs to it is not reported, and cannot be restored, before.
 func TestInterfaceIsMissing(t *testing.T) {
 	namespace(t)
-	n := newNode(t)
+	n := newNode(t, ipv4Family)
 	if err := netlink.LinkDel(n.link); err != nil {
 		t.Fatal(err)
 	}
 	faults, err := n.overlay.compare(t.Context())
 	if err != nil || len(faults) != 1 || faults[0].kind != health.Interface || faults[0].restore != nil || n.overlay.index.Load() != 0 {
 		t.Errorf("%+v %v", faults, err)
+	}
+}
+
+// The backend does not follow its interface of IPv6. It gets its index back, which the backend uses when other nodes come, and all that
+// belongs to it.
+func TestIPv6InterfaceComesBack(t *testing.T) {
+	namespace(t)
+	n := newNode(t, ipv6Family)
+	restoreAll(t, n.overlay.compare)
+	if err := netlink.LinkDel(n.link); err != nil {
+		t.Fatal(err)
+	}
+	seen, left, err := repair(t.Context(), n.overlay.compare)
+	if err != nil || len(left) != 0 || !slices.Contains(seen[health.Interface], "flannel-v6.1: missing") || len(seen[health.Routes]) != 2 || len(seen[health.Neighbors]) != 4 {
+		t.Fatalf("%v %v %v", seen, left, err)
+	}
+	link, err := netlink.LinkByName("flannel-v6.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	was, is := n.link.(*netlink.Vxlan), link.(*netlink.Vxlan)
+	if is.Index != was.Index || is.HardwareAddr.String() != was.HardwareAddr.String() || is.MTU != was.MTU || is.VxlanId != was.VxlanId || is.Port != was.Port ||
+		!is.SrcAddr.Equal(was.SrcAddr) || is.Learning != was.Learning || is.GBP != was.GBP {
+		t.Errorf("was %+v\nis  %+v", was, is)
+	}
+}
+
+// The leases of an IPv6 cluster have no IPv4 subnet that could tell them apart.
+func TestLeasesOfIPv6(t *testing.T) {
+	book := &leaseBook{}
+	three := vxlanLease(t, "fd00:10:244:3::/64", "2001:db8::3", "02:00:00:00:00:03")
+	for _, l := range []lease.Lease{vxlanLease(t, "fd00:10:244:2::/64", "2001:db8::2", "02:00:00:00:00:02"), three} {
+		book.note([]lease.Event{{Type: lease.EventAdded, Lease: l}})
+	}
+	if len(book.leases) != 2 {
+		t.Errorf("%d leases", len(book.leases))
+	}
+	book.note([]lease.Event{{Type: lease.EventRemoved, Lease: three}})
+	if len(book.leases) != 1 {
+		t.Errorf("%d leases after one left", len(book.leases))
 	}
 }
 
@@ -344,9 +412,11 @@ func (l leases) WatchLeases(_ context.Context, receiver chan []lease.LeaseWatchR
 // The table that queues packets for policies comes back, with its addresses.
 func TestPoliciesComeBack(t *testing.T) {
 	start := namespace(t)
-	x := &xtables{}
+	x := &xtables{families: []ipFamily{ipv4Family, ipv6Family}}
 	x.write = x.apply
-	x.have = []netip.Addr{netip.MustParseAddr("10.244.0.2"), netip.MustParseAddr("10.244.0.3")}
+	for _, a := range []string{"10.244.0.2", "10.244.0.3", "fd00:10:244::2", "fd00:10:244::3"} {
+		x.have = append(x.have, netip.MustParseAddr(a))
+	}
 	if err := x.write(x.have, false); err != nil {
 		t.Fatal(err)
 	}
@@ -366,28 +436,33 @@ func TestPoliciesComeBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	table := &nftables.Table{Name: xtablesTable, Family: nftables.TableFamilyIPv4}
+	lastRule := func(f ipFamily, all int) {
+		rules, err := nft.GetRules(f.xtablesTable(), &nftables.Chain{Name: "postrouting", Table: f.xtablesTable()})
+		if err != nil || len(rules) != all {
+			t.Fatalf("%d rules: %v", len(rules), err)
+		}
+		if err := nft.DelRule(rules[all-1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	address := func(f ipFamily, key nftables.SetDatatype) {
+		if err := nft.SetDeleteElements(&nftables.Set{Name: xtablesSet, Table: f.xtablesTable(), KeyType: key},
+			[]nftables.SetElement{{Key: f.only(x.have)[0].AsSlice()}}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, c := range []struct {
 		name, want string
 		lose       func()
 	}{
-		{"all tables", "chain postrouting of table ip kube-network-policies-xt: missing", func() { nft.FlushRuleset() }},
-		{"the rules", "chain postrouting of table ip kube-network-policies-xt: missing", func() { nft.FlushTable(table) }},
-		{"one rule", "chain postrouting of table ip kube-network-policies-xt: changed", func() {
-			rules, err := nft.GetRules(table, &nftables.Chain{Name: "postrouting", Table: table})
-			if err != nil || len(rules) != 4 {
-				t.Fatalf("%d rules: %v", len(rules), err)
-			}
-			if err := nft.DelRule(rules[3]); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{"an address", "set podips of table ip kube-network-policies-xt: changed", func() {
-			if err := nft.SetDeleteElements(&nftables.Set{Name: xtablesSet, Table: table, KeyType: nftables.TypeIPAddr},
-				[]nftables.SetElement{{Key: x.have[0].AsSlice()}}); err != nil {
-				t.Fatal(err)
-			}
-		}},
+		{"all tables", "chain postrouting of table ip kube-network-policies-xt: missing; chain postrouting of table ip6 kube-network-policies-xt: missing",
+			func() { nft.FlushRuleset() }},
+		{"the rules", "chain postrouting of table ip kube-network-policies-xt: missing", func() { nft.FlushTable(ipv4Family.xtablesTable()) }},
+		{"the rules of IPv6", "chain postrouting of table ip6 kube-network-policies-xt: missing", func() { nft.FlushTable(ipv6Family.xtablesTable()) }},
+		{"one rule", "chain postrouting of table ip kube-network-policies-xt: changed", func() { lastRule(ipv4Family, 4) }},
+		{"one rule of IPv6", "chain postrouting of table ip6 kube-network-policies-xt: changed", func() { lastRule(ipv6Family, 5) }},
+		{"an address", "set podips of table ip kube-network-policies-xt: changed", func() { address(ipv4Family, nftables.TypeIPAddr) }},
+		{"an address of IPv6", "set podips of table ip6 kube-network-policies-xt: changed", func() { address(ipv6Family, nftables.TypeIP6Addr) }},
 	} {
 		step(t, c.name, func(t *testing.T) {
 			begun := time.Now()
@@ -397,7 +472,7 @@ func TestPoliciesComeBack(t *testing.T) {
 			}
 			eventually(t, "the report", func() bool {
 				return slices.ContainsFunc(readReport(t, file).Problems, func(p health.Problem) bool {
-					return p.Kind == health.Rules && p.Restored != nil && p.LastSeen.After(begun) && slices.Equal(p.Objects, []string{c.want})
+					return p.Kind == health.Rules && p.Restored != nil && p.LastSeen.After(begun) && strings.Join(p.Objects, "; ") == c.want
 				})
 			})
 			if got := problems(t, x.compare); got != nil {
@@ -427,7 +502,10 @@ func TestFlannelRulesComeBack(t *testing.T) {
 	}
 	_, pods, _ := net.ParseCIDR("10.244.0.0/16")
 	own := vxlanLease(t, "10.244.1.0/24", "192.0.2.1", "02:00:00:00:00:01")
-	rules := flannelRules(options{ipMasq: true, forward: true}, &subnet.Config{EnableIPv4: true, Network: ip.FromIPNet(pods)}, network{&own})
+	_, pods6, _ := net.ParseCIDR("fd00:10:244::/56")
+	own.IPv6Subnet = vxlanLease(t, "fd00:10:244:1::/64", "2001:db8::1", "02:00:00:00:00:01").IPv6Subnet
+	rules := flannelRules(options{ipMasq: true, forward: true},
+		&subnet.Config{EnableIPv4: true, Network: ip.FromIPNet(pods), EnableIPv6: true, IPv6Network: ip.FromIP6Net(pods6)}, network{&own})
 	if err := rules.apply(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -436,14 +514,16 @@ func TestFlannelRulesComeBack(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "health.json")
 	k := &keeper{resync: time.Hour, pause: time.Millisecond, file: file, parts: []part{rules.compare},
-		watch: watched{tables: []string{"flannel-ipv4"}}.watch}
+		watch: watched{tables: []string{"flannel-ipv4", "flannel-ipv6"}}.watch}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	start(func() { k.run(ctx); close(ended) })
 	defer func() { cancel(); <-ended }()
 	eventually(t, "the first report", func() bool { _, err := os.Stat(file); return err == nil })
 	for _, c := range []struct{ command, want string }{
-		{"flush ruleset", "chain postrtg of table ip flannel-ipv4: missing; chain forward of table ip flannel-ipv4: missing"},
+		{"flush ruleset", "chain postrtg of table ip flannel-ipv4: missing; chain forward of table ip flannel-ipv4: missing; " +
+			"chain postrtg of table ip6 flannel-ipv6: missing; chain forward of table ip6 flannel-ipv6: missing"},
+		{"flush chain ip6 flannel-ipv6 postrtg", "chain postrtg of table ip6 flannel-ipv6: missing"},
 		{"delete table ip flannel-ipv4", "chain postrtg of table ip flannel-ipv4: missing; chain forward of table ip flannel-ipv4: missing"},
 		{"flush chain ip flannel-ipv4 postrtg", "chain postrtg of table ip flannel-ipv4: missing"},
 		{"insert rule ip flannel-ipv4 forward drop", "chain forward of table ip flannel-ipv4: changed"},

@@ -14,11 +14,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -155,13 +155,14 @@ func run(ctx context.Context, o options) error {
 	}
 	background.Go(func() { network.Run(ctx) })
 	own := network.Lease()
-	keep, err := newKeeper(o, config, own, leases)
+	overlays, err := overlaysOf(config, own, leases)
 	if err != nil {
 		return err
 	}
+	keep := newKeeper(o, config, own, overlays)
 	keep.add(rules.compare)
 	background.Go(func() { keep.run(ctx) })
-	if err := prepareForPods(ctx, o, config, own, network.MTU(), keep, &background, fail); err != nil {
+	if err := prepareForPods(ctx, o, config, overlays, network.MTU(), keep, &background, fail); err != nil {
 		return err
 	}
 	if err := writeFiles(o, config, own, network.MTU(), subnets, keep); err != nil {
@@ -180,7 +181,7 @@ func run(ctx context.Context, o options) error {
 
 // prepareForPods returns when pods may start here: when their network policies are known, and traffic to other nodes was
 // tried since the machine started. The subnet file is what tells the latter, because it does not outlive a reboot.
-func prepareForPods(ctx context.Context, o options, config *subnet.Config, own *lease.Lease, mtu int, keep *keeper, background *sync.WaitGroup, fail func(error)) error {
+func prepareForPods(ctx context.Context, o options, config *subnet.Config, overlays []*overlay, mtu int, keep *keeper, background *sync.WaitGroup, fail func(error)) error {
 	rest, err := clientcmd.BuildConfigFromFlags(o.apiURL, o.kubeconfig)
 	if err != nil {
 		return fmt.Errorf("reach the API: %w", err)
@@ -199,35 +200,62 @@ func prepareForPods(ctx context.Context, o options, config *subnet.Config, own *
 		node = pod.Spec.NodeName
 	}
 	if o.policies {
-		if err := enforcePolicies(ctx, client, node, keep, background, fail); err != nil {
+		if err := enforcePolicies(ctx, client, node, familiesOf(config), keep, background, fail); err != nil {
 			return err
 		}
 	}
-	if _, err := os.Stat(o.subnetFile); err == nil || config.BackendType != "vxlan" || !config.EnableIPv4 {
+	if _, err := os.Stat(o.subnetFile); err == nil {
 		return nil
 	}
-	address, _ := netip.AddrFromSlice(own.Subnet.IP.ToIP().To4())
-	return (&trial{nodes: client.CoreV1().Nodes(), node: node, prefix: o.annotations, own: address, mtu: mtu}).run(ctx)
+	for _, overlay := range overlays {
+		t, err := overlay.trial(mtu)
+		if err != nil {
+			return err
+		}
+		t.nodes, t.node, t.prefix = client.CoreV1().Nodes(), node, o.annotations
+		if err := t.run(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// newKeeper makes the keeper of this node's network, without the rules.
-func newKeeper(o options, config *subnet.Config, own *lease.Lease, leases *leaseBook) (*keeper, error) {
-	k := &keeper{resync: resync, pause: pause, file: o.healthFile, report: health.Report{
-		Version: version.Version, Network: config.Network.String(), Subnet: own.Subnet.String(), Backend: config.BackendType,
-		Started: time.Now(), ResyncSeconds: int(resync.Seconds()), Problems: []health.Problem{},
-	}}
-	w := watched{tables: []string{"flannel-ipv4", "flannel-ipv6", controllerTable, xtablesTable}}
-	if config.BackendType == "vxlan" && config.EnableIPv4 {
-		overlay, err := newOverlay(config, *own, leases)
+// overlaysOf are one for each family, if the backend is VXLAN.
+func overlaysOf(config *subnet.Config, own *lease.Lease, leases *leaseBook) (out []*overlay, err error) {
+	if config.BackendType != "vxlan" {
+		return nil, nil
+	}
+	for _, f := range familiesOf(config) {
+		o, err := newOverlay(f, config, *own, leases)
 		if err != nil {
 			return nil, err
 		}
-		k.report.Interface = overlay.name
-		w.link = overlay.index.Load
-		k.add(overlay.compare)
+		out = append(out, o)
 	}
-	k.watch = w.watch
-	return k, nil
+	return out, nil
+}
+
+// newKeeper makes the keeper of this node's network, without the rules.
+func newKeeper(o options, config *subnet.Config, own *lease.Lease, overlays []*overlay) *keeper {
+	var networks, subnets, interfaces []string
+	for _, f := range familiesOf(config) {
+		if f == ipv6Family {
+			networks, subnets = append(networks, config.IPv6Network.String()), append(subnets, own.IPv6Subnet.String())
+		} else {
+			networks, subnets = append(networks, config.Network.String()), append(subnets, own.Subnet.String())
+		}
+	}
+	k := &keeper{resync: resync, pause: pause, file: o.healthFile}
+	for _, o := range overlays {
+		interfaces = append(interfaces, o.name)
+		k.add(o.compare)
+	}
+	k.report = health.Report{
+		Version: version.Version, Network: strings.Join(networks, ","), Subnet: strings.Join(subnets, ","), Backend: config.BackendType,
+		Interface: strings.Join(interfaces, ","), Started: time.Now(), ResyncSeconds: int(resync.Seconds()), Problems: []health.Problem{},
+	}
+	k.watch = watched{tables: []string{"flannel-ipv4", "flannel-ipv6", controllerTable, xtablesTable}, overlays: overlays}.watch
+	return k
 }
 
 // writeFiles tells the CNI plugin of this node's subnet and the runtime of the CNI configuration: no sooner than pods can

@@ -1,12 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -25,8 +29,11 @@ type leaseBook struct {
 	subnet.Manager
 
 	mu     sync.Mutex
-	leases map[ip.IP4Net]knownLease
+	leases map[string]knownLease // by leaseKey
 }
+
+// leaseKey tells leases apart. A lease of an IPv6 cluster has no IPv4 subnet, and the other way round.
+func leaseKey(l lease.Lease) string { return l.Subnet.String() + " " + l.IPv6Subnet.String() }
 
 type knownLease struct {
 	lease.Lease
@@ -52,14 +59,14 @@ func (b *leaseBook) note(events []lease.Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.leases == nil {
-		b.leases = map[ip.IP4Net]knownLease{}
+		b.leases = map[string]knownLease{}
 	}
 	for _, e := range events {
 		if e.Type == lease.EventRemoved {
-			delete(b.leases, e.Lease.Subnet)
+			delete(b.leases, leaseKey(e.Lease))
 			continue
 		}
-		b.leases[e.Lease.Subnet] = knownLease{e.Lease, time.Now()}
+		b.leases[leaseKey(e.Lease)] = knownLease{e.Lease, time.Now()}
 	}
 }
 
@@ -72,23 +79,82 @@ func (b *leaseBook) settled() (out []lease.Lease) {
 			out = append(out, l.Lease)
 		}
 	}
-	slices.SortFunc(out, func(a, b lease.Lease) int { return int(int64(a.Subnet.IP) - int64(b.Subnet.IP)) })
+	slices.SortFunc(out, func(a, b lease.Lease) int {
+		return cmp.Or(cmp.Compare(a.Subnet.IP, b.Subnet.IP), strings.Compare(leaseKey(a), leaseKey(b)))
+	})
 	return out
 }
 
 // settling is how long the backend may take to act on a change of a lease. It tries each of its calls several times.
 const settling = 10 * time.Second
 
-// overlay is the VXLAN backend's part of the kernel's configuration, for IPv4.
+// ipFamily is what the families of the pod network differ in.
+type ipFamily struct {
+	netlink   int    // its number, for addresses, routes, neighbors, and tables of nftables
+	links     string // how the backend names interfaces, before their VNI
+	neighbors string // the protocol that finds them
+	overhead  int    // what VXLAN adds to a packet
+	// of flannel's annotations on nodes, without its prefix
+	annotation string
+	addressLen int // in bytes
+}
+
+var (
+	ipv4Family = ipFamily{netlink.FAMILY_V4, "flannel.", "ARP", 50, "/public-ip", 4}
+	ipv6Family = ipFamily{netlink.FAMILY_V6, "flannel-v6.", "neighbor discovery", 70, "/public-ipv6", 16}
+)
+
+// familiesOf are those of the pod network.
+func familiesOf(config *subnet.Config) (out []ipFamily) {
+	if config.EnableIPv4 {
+		out = append(out, ipv4Family)
+	}
+	if config.EnableIPv6 {
+		out = append(out, ipv6Family)
+	}
+	return out
+}
+
+func (f ipFamily) String() string {
+	if f == ipv6Family {
+		return "IPv6"
+	}
+	return "IPv4"
+}
+
+func (f ipFamily) of(a netip.Addr) bool { return a.BitLen() == 8*f.addressLen }
+
+// leasePart is what a lease says about one family.
+type leasePart struct {
+	subnet *net.IPNet
+	public net.IP
+	data   json.RawMessage // of the backend
+}
+
+// part returns what a lease says about the family, and whether it says anything.
+func (f ipFamily) part(l lease.Lease) (leasePart, bool) {
+	if f == ipv4Family {
+		return leasePart{l.Subnet.ToIPNet(), l.Attrs.PublicIP.ToIP(), l.Attrs.BackendData}, !l.Subnet.Empty()
+	}
+	if l.IPv6Subnet.Empty() || l.Attrs.PublicIPv6 == nil {
+		return leasePart{}, false
+	}
+	return leasePart{l.IPv6Subnet.ToIPNet(), l.Attrs.PublicIPv6.ToIP(), l.Attrs.BackendV6Data}, true
+}
+
+// overlay is the VXLAN backend's part of the kernel's configuration, for one family.
 type overlay struct {
+	family  ipFamily
 	leases  *leaseBook
 	name    string // of the interface
 	mac     net.HardwareAddr
 	address *net.IPNet
-	own     ip.IP4Net
+	own     *net.IPNet
 	direct  bool // whether nodes in the same network are reached without the overlay
 
 	index atomic.Uint32 // of the interface; 0: there is none
+	// recreate makes the interface again. Nil means that the backend does that.
+	recreate func() error
 }
 
 // vxlanData is what the backend stores in a lease.
@@ -97,30 +163,91 @@ type vxlanData struct {
 	VtepMAC string
 }
 
-func vxlanDataOf(l lease.Lease) (vni uint32, mac net.HardwareAddr, err error) {
+func (p leasePart) vxlan() (vni uint32, mac net.HardwareAddr, err error) {
 	var d vxlanData
-	if err := json.Unmarshal(l.Attrs.BackendData, &d); err != nil {
-		return 0, nil, fmt.Errorf("read the VXLAN data of the lease of %s: %w", l.Subnet, err)
+	if err := json.Unmarshal(p.data, &d); err != nil {
+		return 0, nil, fmt.Errorf("read the VXLAN data of the lease of %s: %w", p.subnet, err)
 	}
 	mac, err = net.ParseMAC(d.VtepMAC)
 	return d.VNI, mac, err
 }
 
-func newOverlay(config *subnet.Config, own lease.Lease, leases *leaseBook) (*overlay, error) {
+func newOverlay(family ipFamily, config *subnet.Config, own lease.Lease, leases *leaseBook) (*overlay, error) {
 	var c struct{ DirectRouting bool }
 	if len(config.Backend) > 0 {
 		if err := json.Unmarshal(config.Backend, &c); err != nil {
 			return nil, fmt.Errorf("read the configuration of the VXLAN backend: %w", err)
 		}
 	}
-	vni, mac, err := vxlanDataOf(own)
+	part, ok := family.part(own)
+	if !ok {
+		return nil, fmt.Errorf("this node's lease has no subnet or address for the overlay %s<VNI>", family.links)
+	}
+	vni, mac, err := part.vxlan()
 	if err != nil {
 		return nil, err
 	}
-	return &overlay{
-		leases: leases, name: fmt.Sprintf("flannel.%d", vni), mac: mac, own: own.Subnet, direct: c.DirectRouting,
-		address: ip.IP4Net{IP: own.Subnet.IP, PrefixLen: 32}.ToIPNet(),
+	o := &overlay{
+		family: family, leases: leases, name: fmt.Sprintf("%s%d", family.links, vni), mac: mac, own: part.subnet, direct: c.DirectRouting,
+		address: &net.IPNet{IP: part.subnet.IP, Mask: net.CIDRMask(8*family.addressLen, 8*family.addressLen)},
+	}
+	if family == ipv6Family {
+		// The backend follows only the interface of IPv4.
+		o.recreate, err = recreation(o.name)
+	}
+	return o, err
+}
+
+// recreation remembers how an interface is configured, and returns what makes it again. It gets the same index, because that is how
+// the backend knows it.
+func recreation(name string) (func() error, error) {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", name, err)
+	}
+	vxlan, ok := link.(*netlink.Vxlan)
+	if !ok {
+		return nil, fmt.Errorf("%s is not a VXLAN interface, but of type %s", name, link.Type())
+	}
+	again := netlink.Vxlan{
+		LinkAttrs: netlink.LinkAttrs{Name: name, Index: vxlan.Index, HardwareAddr: vxlan.HardwareAddr, MTU: vxlan.MTU},
+		VxlanId:   vxlan.VxlanId, SrcAddr: vxlan.SrcAddr, Port: vxlan.Port, Learning: vxlan.Learning, GBP: vxlan.GBP,
+	}
+	var below string
+	if vxlan.VtepDevIndex != 0 {
+		lower, err := netlink.LinkByIndex(vxlan.VtepDevIndex)
+		if err != nil {
+			return nil, fmt.Errorf("find the interface below %s: %w", name, err)
+		}
+		below = lower.Attrs().Name
+	}
+	return func() error {
+		made := again
+		if below != "" { // its index changes when it is made again, too
+			lower, err := netlink.LinkByName(below)
+			if err != nil {
+				return fmt.Errorf("find %s: %w", below, err)
+			}
+			made.VtepDevIndex = lower.Attrs().Index
+		}
+		if err := netlink.LinkAdd(&made); err != nil {
+			return err
+		}
+		// As the backend, which does not insist on it either.
+		_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/accept_ra", []byte("0"), 0o644)
+		return nil
 	}, nil
+}
+
+// trial returns how to try this overlay. The kernel may have given its interface less than the backend's MTU: the headers of VXLAN over IPv6
+// are larger than what the backend calculates with.
+func (o *overlay) trial(mtu int) (*trial, error) {
+	link, err := netlink.LinkByName(o.name)
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", o.name, err)
+	}
+	own, _ := netip.AddrFromSlice(o.own.IP)
+	return &trial{family: o.family, own: own.Unmap(), mtu: min(mtu, link.Attrs().MTU)}, nil
 }
 
 // compare is a part. The order of the faults is that in which the kernel takes what restores them.
@@ -128,8 +255,17 @@ func (o *overlay) compare(context.Context) ([]fault, error) {
 	link, err := netlink.LinkByName(o.name)
 	if missing := (netlink.LinkNotFoundError{}); errors.As(err, &missing) {
 		o.index.Store(0)
-		// The backend follows its interface and makes it again; routes and entries follow from here.
-		return []fault{{health.Interface, []string{o.name + ": missing"}, nil}}, nil
+		// Routes and entries follow when the interface is there again.
+		f := fault{health.Interface, []string{o.name + ": missing"}, nil}
+		if o.recreate != nil {
+			f.restore = func(context.Context) error {
+				if err := o.recreate(); err != nil {
+					return fmt.Errorf("recreate %s: %w", o.name, err)
+				}
+				return nil
+			}
+		}
+		return []fault{f}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("find %s: %w", o.name, err)
@@ -151,7 +287,7 @@ func (o *overlay) compare(context.Context) ([]fault, error) {
 	if attrs.Flags&net.FlagUp == 0 {
 		wrong(health.Interface, o.name+": down", func() error { return netlink.LinkSetUp(link) })
 	}
-	addresses, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	addresses, err := netlink.AddrList(link, o.family.netlink)
 	if err != nil {
 		return nil, fmt.Errorf("list the addresses of %s: %w", o.name, err)
 	}
@@ -164,13 +300,13 @@ func (o *overlay) compare(context.Context) ([]fault, error) {
 }
 
 func (o *overlay) comparePeers(index int, wrong func(health.Kind, string, func() error)) error {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, 0)
+	routes, err := netlink.RouteListFiltered(o.family.netlink, &netlink.Route{}, 0)
 	if err != nil {
 		return fmt.Errorf("list the routes: %w", err)
 	}
-	arp, err := netlink.NeighList(index, netlink.FAMILY_V4)
+	neighbors, err := netlink.NeighList(index, o.family.netlink)
 	if err != nil {
-		return fmt.Errorf("list the ARP entries of %s: %w", o.name, err)
+		return fmt.Errorf("list the entries of %s on %s: %w", o.family.neighbors, o.name, err)
 	}
 	fdb, err := netlink.NeighList(index, syscall.AF_BRIDGE)
 	if err != nil {
@@ -178,18 +314,20 @@ func (o *overlay) comparePeers(index int, wrong func(health.Kind, string, func()
 	}
 	var unknown []error
 	for _, l := range o.leases.settled() {
-		if l.Attrs.BackendType != "vxlan" || !l.EnableIPv4 || l.Subnet.Equal(o.own) {
+		part, ok := o.family.part(l)
+		if l.Attrs.BackendType != "vxlan" || !ok || part.subnet.String() == o.own.String() {
 			continue
 		}
-		p, err := o.peer(l, index)
+		p, err := o.peer(part, index)
 		if err != nil {
 			unknown = append(unknown, err)
 			continue
 		}
-		if p.arp != nil && !slices.ContainsFunc(arp, func(n netlink.Neigh) bool {
-			return n.IP.Equal(p.arp.IP) && n.HardwareAddr.String() == p.arp.HardwareAddr.String() && n.State&netlink.NUD_PERMANENT != 0
+		if p.neighbor != nil && !slices.ContainsFunc(neighbors, func(n netlink.Neigh) bool {
+			return n.IP.Equal(p.neighbor.IP) && n.HardwareAddr.String() == p.neighbor.HardwareAddr.String() && n.State&netlink.NUD_PERMANENT != 0
 		}) {
-			wrong(health.Neighbors, fmt.Sprintf("ARP entry %s %s on %s: missing or wrong", p.arp.IP, p.arp.HardwareAddr, o.name), func() error { return netlink.NeighSet(p.arp) })
+			wrong(health.Neighbors, fmt.Sprintf("%s entry %s %s on %s: missing or wrong", o.family.neighbors, p.neighbor.IP, p.neighbor.HardwareAddr, o.name),
+				func() error { return netlink.NeighSet(p.neighbor) })
 		}
 		if p.fdb != nil && !slices.ContainsFunc(fdb, func(n netlink.Neigh) bool {
 			return n.IP.Equal(p.fdb.IP) && n.HardwareAddr.String() == p.fdb.HardwareAddr.String()
@@ -199,7 +337,7 @@ func (o *overlay) comparePeers(index int, wrong func(health.Kind, string, func()
 		if !slices.ContainsFunc(routes, func(r netlink.Route) bool {
 			return r.Dst != nil && r.Dst.String() == p.route.Dst.String() && r.Gw.Equal(p.route.Gw) && (p.route.LinkIndex == 0 || r.LinkIndex == p.route.LinkIndex)
 		}) {
-			wrong(health.Routes, fmt.Sprintf("route to %s (node %s): missing or wrong", p.route.Dst, l.Attrs.PublicIP), func() error { return netlink.RouteReplace(p.route) })
+			wrong(health.Routes, fmt.Sprintf("route to %s (node %s): missing or wrong", p.route.Dst, part.public), func() error { return netlink.RouteReplace(p.route) })
 		}
 	}
 	return errors.Join(unknown...)
@@ -207,30 +345,30 @@ func (o *overlay) comparePeers(index int, wrong func(health.Kind, string, func()
 
 // peerEntries is what the backend configures for another node.
 type peerEntries struct {
-	arp, fdb *netlink.Neigh // nil where the node is reached without the overlay
-	route    *netlink.Route
+	neighbor, fdb *netlink.Neigh // nil where the node is reached without the overlay
+	route         *netlink.Route
 }
 
-func (o *overlay) peer(l lease.Lease, index int) (peerEntries, error) {
+func (o *overlay) peer(p leasePart, index int) (peerEntries, error) {
 	if o.direct {
-		direct, err := ip.DirectRouting(l.Attrs.PublicIP.ToIP())
+		direct, err := ip.DirectRouting(p.public)
 		if err != nil {
 			return peerEntries{}, err
 		}
 		if direct {
-			return peerEntries{route: &netlink.Route{Dst: l.Subnet.ToIPNet(), Gw: l.Attrs.PublicIP.ToIP()}}, nil
+			return peerEntries{route: &netlink.Route{Dst: p.subnet, Gw: p.public}}, nil
 		}
 	}
-	_, mac, err := vxlanDataOf(l)
+	_, mac, err := p.vxlan()
 	if err != nil {
 		return peerEntries{}, err
 	}
-	route := &netlink.Route{LinkIndex: index, Scope: netlink.SCOPE_UNIVERSE, Dst: l.Subnet.ToIPNet(), Gw: l.Subnet.IP.ToIP()}
+	route := &netlink.Route{LinkIndex: index, Scope: netlink.SCOPE_UNIVERSE, Dst: p.subnet, Gw: p.subnet.IP}
 	route.SetFlag(syscall.RTNH_F_ONLINK)
 	return peerEntries{
-		arp: &netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, Type: syscall.RTN_UNICAST, IP: l.Subnet.IP.ToIP(), HardwareAddr: mac},
+		neighbor: &netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, Type: syscall.RTN_UNICAST, IP: p.subnet.IP, HardwareAddr: mac},
 		fdb: &netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, Family: syscall.AF_BRIDGE, Flags: netlink.NTF_SELF,
-			IP: l.Attrs.PublicIP.ToIP(), HardwareAddr: mac},
+			IP: p.public, HardwareAddr: mac},
 		route: route,
 	}, nil
 }

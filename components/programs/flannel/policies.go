@@ -36,7 +36,7 @@ const packetQueue = 100
 // enforcePolicies has network policies judged by kube-network-policies, the component of Kubernetes' network group. A
 // cluster without policies pays for one watch: pods and namespaces are followed from the first policy on. Where policies
 // exist already it returns when they are known, so that no pod of this node starts before them. It fails through fail.
-func enforcePolicies(ctx context.Context, client kubernetes.Interface, node string, keep *keeper, background *sync.WaitGroup, fail func(error)) error {
+func enforcePolicies(ctx context.Context, client kubernetes.Interface, node string, families []ipFamily, keep *keeper, background *sync.WaitGroup, fail func(error)) error {
 	factory := informers.NewSharedInformerFactory(client, 0)
 	policies := factory.Networking().V1().NetworkPolicies().Informer()
 	var (
@@ -50,7 +50,7 @@ func enforcePolicies(ctx context.Context, client kubernetes.Interface, node stri
 	if !cache.WaitForCacheSync(ctx.Done(), policies.HasSynced) {
 		return ctx.Err()
 	}
-	enforce := func() error { return startController(ctx, client, factory, node, keep, background, fail) }
+	enforce := func() error { return startController(ctx, client, factory, node, families, keep, background, fail) }
 	if len(policies.GetStore().ListKeys()) > 0 {
 		return enforce()
 	}
@@ -66,7 +66,7 @@ func enforcePolicies(ctx context.Context, client kubernetes.Interface, node stri
 	return nil
 }
 
-func startController(ctx context.Context, client kubernetes.Interface, factory informers.SharedInformerFactory, node string, keep *keeper, background *sync.WaitGroup, fail func(error)) error {
+func startController(ctx context.Context, client kubernetes.Interface, factory informers.SharedInformerFactory, node string, families []ipFamily, keep *keeper, background *sync.WaitGroup, fail func(error)) error {
 	klog.Info("There are network policies: enforcing them")
 	policies, pods := &recordedInformer{NetworkPolicyInformer: factory.Networking().V1().NetworkPolicies()}, factory.Core().V1().Pods()
 	controller, err := networkpolicy.NewController(client, policies, factory.Core().V1().Namespaces(), pods, nil, nil, nil, nil,
@@ -78,7 +78,7 @@ func startController(ctx context.Context, client kubernetes.Interface, factory i
 	var own *xtables
 	if err := canQueue(); err != nil {
 		klog.Infof("This kernel has no nftables expression to queue packets (%v): queueing them with the xtables target instead", err)
-		own = &xtables{selection: selected, changed: make(chan struct{}, 1)}
+		own = &xtables{selection: selected, families: families, changed: make(chan struct{}, 1)}
 		own.write = own.apply
 		for _, i := range []cache.SharedIndexInformer{policies.Informer(), pods.Informer()} {
 			if _, err := i.AddEventHandler(own.handler()); err != nil {
@@ -97,6 +97,7 @@ func startController(ctx context.Context, client kubernetes.Interface, factory i
 		keep.add(controllerRules(selected, policies))
 		return ctx.Err()
 	}
+	keep.add(own.compare)
 	// A kernel that never takes the rules has to be noticed: here, where none of ours are in force yet, flanneld ends.
 	if err := insist(ctx, own.sync); err != nil {
 		return err
@@ -106,7 +107,6 @@ func startController(ctx context.Context, client kubernetes.Interface, factory i
 			fail(err)
 		}
 	})
-	keep.add(own.compare)
 	return ctx.Err()
 }
 
@@ -197,13 +197,15 @@ type selection struct {
 // own rules, which such a kernel refuses, differ in nothing else.
 type xtables struct {
 	selection
-	changed chan struct{}
-	write   func(addresses []netip.Addr, remove bool) error // apply
+	families []ipFamily // each has a table: the target is not available in tables for both
+	changed  chan struct{}
+	write    func(addresses []netip.Addr, remove bool) error // apply
 
 	mu      sync.Mutex
-	written bool         // whether the table exists, with these:
-	have    []netip.Addr // addresses
-	want    string       // content of its chain
+	written bool             // whether the tables exist, with these:
+	have    []netip.Addr     // addresses
+	want    map[chain]string // contents of their chains
+	refused bool             // whether the kernel did not take the first ones
 }
 
 // The tables of nftables in which packets are queued.
@@ -213,7 +215,16 @@ const (
 	xtablesSet      = "podips"
 )
 
-var xtablesChain = chain{unix.NFPROTO_IPV4, xtablesTable, "postrouting"}
+func (f ipFamily) xtablesChain() chain { return chain{byte(f.netlink), xtablesTable, "postrouting"} }
+
+func (f ipFamily) xtablesTable() *nftables.Table {
+	return &nftables.Table{Name: xtablesTable, Family: nftables.TableFamily(f.netlink)}
+}
+
+// only are the addresses of the family.
+func (f ipFamily) only(addresses []netip.Addr) []netip.Addr {
+	return slices.DeleteFunc(slices.Clone(addresses), func(a netip.Addr) bool { return !f.of(a) })
+}
 
 // Netlink fails for a moment when its buffers are full, or when another program changes tables at the same time.
 const (
@@ -279,7 +290,7 @@ func (x *xtables) run(ctx context.Context) error {
 	}
 }
 
-// sync writes the table if its content changes: most changes of pods concern neither addresses nor labels.
+// sync writes the tables if their content changes: most changes of pods concern neither addresses nor labels.
 func (x *xtables) sync() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -288,16 +299,17 @@ func (x *xtables) sync() error {
 		return nil
 	}
 	if err := x.write(want, false); err != nil {
+		x.refused = !x.written
 		return err
 	}
-	x.written, x.have = true, want
+	x.written, x.have, x.refused = true, want, false
 	return nil
 }
 
 func (x *xtables) remove(ctx context.Context) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.written = false // from now on, nobody restores it
+	x.written, x.refused = false, false // from now on, nobody restores it
 	return insist(ctx, func() error { return x.write(nil, true) })
 }
 
@@ -305,14 +317,26 @@ func (x *xtables) remove(ctx context.Context) error {
 func (x *xtables) compare(context.Context) ([]fault, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.refused {
+		return []fault{{health.Rules, []string{"network policies: not enforced"}, func(context.Context) error { return x.sync() }}}, nil
+	}
 	if !x.written {
 		return nil, nil
 	}
-	what, err := x.wrong()
-	if what == "" || err != nil {
-		return nil, err
+	var all []string
+	for _, f := range x.families {
+		what, err := x.wrong(f)
+		if err != nil {
+			return nil, err
+		}
+		if what != "" {
+			all = append(all, what)
+		}
 	}
-	return []fault{{health.Rules, []string{what}, func(context.Context) error {
+	if all == nil {
+		return nil, nil
+	}
+	return []fault{{health.Rules, all, func(context.Context) error {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		if !x.written {
@@ -322,23 +346,26 @@ func (x *xtables) compare(context.Context) ([]fault, error) {
 	}}}, nil
 }
 
-func (x *xtables) wrong() (string, error) {
-	content, err := xtablesChain.content()
+// wrong says what differs in a family's table.
+func (x *xtables) wrong(f ipFamily) (string, error) {
+	c := f.xtablesChain()
+	content, err := c.content()
 	switch {
 	case err != nil:
 		return "", err
 	case content == "":
-		return xtablesChain.String() + ": missing", nil
-	case content != x.want:
-		return xtablesChain.String() + ": changed", nil
+		return c.String() + ": missing", nil
+	case content != x.want[c]:
+		return c.String() + ": changed", nil
 	}
+	set := fmt.Sprintf("set %s of table %s %s", xtablesSet, c.familyName(), xtablesTable)
 	nft, err := nftables.New()
 	if err != nil {
-		return "", fmt.Errorf("read the addresses in table %s: %w", xtablesTable, err)
+		return "", fmt.Errorf("read the %s: %w", set, err)
 	}
-	elements, err := nft.GetSetElements(&nftables.Set{Name: xtablesSet, Table: &nftables.Table{Name: xtablesTable, Family: nftables.TableFamilyIPv4}})
+	elements, err := nft.GetSetElements(&nftables.Set{Name: xtablesSet, Table: f.xtablesTable()})
 	if err != nil {
-		return "", fmt.Errorf("read the addresses in table %s: %w", xtablesTable, err)
+		return "", fmt.Errorf("read the %s: %w", set, err)
 	}
 	var have []netip.Addr
 	for _, e := range elements {
@@ -347,8 +374,8 @@ func (x *xtables) wrong() (string, error) {
 		}
 	}
 	slices.SortFunc(have, netip.Addr.Compare)
-	if !slices.Equal(have, x.have) {
-		return fmt.Sprintf("set %s of table ip %s: changed", xtablesSet, xtablesTable), nil
+	if !slices.Equal(have, f.only(x.have)) {
+		return set + ": changed", nil
 	}
 	return "", nil
 }
@@ -366,8 +393,8 @@ func (s selection) addresses() (out []netip.Addr) {
 			return err == nil && policy.Namespace == pod.Namespace && selector.Matches(labels.Set(pod.Labels))
 		})
 		for _, ip := range pod.Status.PodIPs {
-			if a, err := netip.ParseAddr(ip.IP); selected && err == nil && a.Is4() {
-				out = append(out, a)
+			if a, err := netip.ParseAddr(ip.IP); selected && err == nil {
+				out = append(out, a.Unmap())
 			}
 		}
 	}
@@ -375,31 +402,45 @@ func (s selection) addresses() (out []netip.Addr) {
 	return slices.Compact(out)
 }
 
-// apply replaces the whole table in one step, or removes it.
+// apply replaces the tables of all families in one step, or removes them.
 func (x *xtables) apply(addresses []netip.Addr, remove bool) error {
 	nft, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("queue packets for network policies: %w", err)
 	}
-	table := nft.AddTable(&nftables.Table{Name: xtablesTable, Family: nftables.TableFamilyIPv4})
-	nft.DelTable(table)
-	if !remove {
-		if err := rules(nft, table, addresses); err != nil {
-			return fmt.Errorf("queue packets for network policies: %w", err)
+	for _, f := range x.families {
+		table := nft.AddTable(f.xtablesTable())
+		nft.DelTable(table)
+		if !remove {
+			if err := f.rules(nft, table, f.only(addresses)); err != nil {
+				return fmt.Errorf("queue packets for network policies: %w", err)
+			}
 		}
 	}
 	if err := nft.Flush(); err != nil {
 		return fmt.Errorf("queue packets for network policies: %w", err)
 	}
-	if !remove {
-		x.want, err = xtablesChain.content()
+	if remove {
+		return nil
 	}
-	return err
+	want := map[chain]string{}
+	for _, f := range x.families {
+		c := f.xtablesChain()
+		if want[c], err = c.content(); err != nil {
+			return err
+		}
+	}
+	x.want = want
+	return nil
 }
 
-func rules(nft *nftables.Conn, table *nftables.Table, addresses []netip.Addr) error {
+func (f ipFamily) rules(nft *nftables.Conn, table *nftables.Table, addresses []netip.Addr) error {
 	nft.AddTable(table)
 	set := &nftables.Set{Table: table, Name: xtablesSet, KeyType: nftables.TypeIPAddr}
+	source, destination := uint32(12), uint32(16) // offsets in the IPv4 header
+	if f == ipv6Family {
+		set.KeyType, source, destination = nftables.TypeIP6Addr, 8, 24
+	}
 	var elements []nftables.SetElement
 	for _, a := range addresses {
 		elements = append(elements, nftables.SetElement{Key: a.AsSlice()})
@@ -407,10 +448,15 @@ func rules(nft *nftables.Conn, table *nftables.Table, addresses []netip.Addr) er
 	if err := nft.AddSet(set, elements); err != nil {
 		return err
 	}
-	chain := nft.AddChain(&nftables.Chain{Name: xtablesChain.name, Table: table, Type: nftables.ChainTypeFilter,
+	chain := nft.AddChain(&nftables.Chain{Name: f.xtablesChain().name, Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource - 5)})
 	accept := &expr.Verdict{Kind: expr.VerdictAccept}
 	zero := make([]byte, 4)
+	if f == ipv6Family {
+		// No address is found without neighbor discovery. As in the controller's own rules, that is all of ICMPv6.
+		nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_ICMPV6}}, accept}})
+	}
 	// The node's own programs, the kubelet with its probes among them, and connections that were judged.
 	nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
 		&expr.Meta{Key: expr.MetaKeySKUID, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: zero}, accept}})
@@ -419,10 +465,9 @@ func rules(nft *nftables.Conn, table *nftables.Table, addresses []netip.Addr) er
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Xor: zero,
 			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: zero}, accept}})
-	const source, destination = 12, 16 // offsets in the IPv4 header
 	for _, offset := range []uint32{source, destination} {
 		nft.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(f.addressLen)},
 			&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
 			queueTarget()}})
 	}

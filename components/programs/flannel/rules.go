@@ -26,7 +26,11 @@ type chain struct {
 }
 
 func (c chain) String() string {
-	return fmt.Sprintf("chain %s of table %s %s", c.name, map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"}[c.family], c.table)
+	return fmt.Sprintf("chain %s of table %s %s", c.name, c.familyName(), c.table)
+}
+
+func (c chain) familyName() string {
+	return map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"}[c.family]
 }
 
 // content is the chain's hook, policy, and rules as the kernel has them; empty if there is no such chain, or no rule in it. Only the

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,15 +40,13 @@ const (
 // A node that was held back says so in its condition NetworkUnavailable, with this reason.
 const noPodTraffic = "NoPodTraffic"
 
-// overhead is what VXLAN adds to a packet.
-const overhead = 50
-
 // trial sends packets of full size over the overlay to the nodes that are in it already. The kernel answers there, so that
 // nothing has to listen; an answer proves both directions, and that the way carries what pods will send.
 type trial struct {
 	nodes  nodeClient
 	node   string // this one's name
 	prefix string // of flannel's annotations
+	family ipFamily
 	own    netip.Addr
 	mtu    int // of the overlay
 }
@@ -68,7 +67,7 @@ type peer struct {
 // run returns when a peer has answered and the others had their time to, or when there is nobody to try. As long as peers
 // are alive and none answers it goes on.
 func (t *trial) run(ctx context.Context) error {
-	p, err := newPinger(t.own, t.mtu)
+	p, err := openPinger(ctx, t.family, t.own, t.mtu)
 	if err != nil {
 		return err
 	}
@@ -89,7 +88,7 @@ func (t *trial) run(ctx context.Context) error {
 			case err != nil:
 				klog.Errorf("list the other nodes: %v", err) // those that are known may still answer
 			case len(found) == 0:
-				klog.Info("No other node in the overlay is alive: there is no pod traffic to test")
+				klog.Infof("No other node in the overlay of %s is alive: there is no pod traffic to test", t.family)
 				return nil
 			default:
 				peers = found
@@ -107,14 +106,14 @@ func (t *trial) run(ctx context.Context) error {
 			answered = time.Now()
 		}
 		if !answered.IsZero() && (len(silent) == 0 || time.Since(answered) >= grace) {
-			klog.Infof("Tested pod traffic for %s: %d of %d nodes answer", time.Since(begun).Round(time.Millisecond), len(peers)-len(silent), len(peers))
+			klog.Infof("Tested pod traffic with %s for %s: %d of %d nodes answer", t.family, time.Since(begun).Round(time.Millisecond), len(peers)-len(silent), len(peers))
 			if len(silent) > 0 {
-				klog.Warningf("No answer over the overlay from %s", names(silent))
+				klog.Warningf("No answer over the overlay of %s from %s", t.family, names(silent))
 			}
 			return nil
 		}
 		// Another sample has other names in it: that alone is not worth a write to the API each time.
-		if why := complaint(silent, t.mtu); len(silent) > 0 && answered.IsZero() && time.Since(begun) >= patience && why != told &&
+		if why := complaint(t.family, silent, t.mtu); len(silent) > 0 && answered.IsZero() && time.Since(begun) >= patience && why != told &&
 			(told == "" || time.Since(toldAt) >= retell) {
 			klog.Warning(why)
 			if err := t.tell(ctx, why); err != nil {
@@ -133,7 +132,7 @@ func (t *trial) peers(ctx context.Context) ([]peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	found := peersIn(list.Items, t.node, t.prefix)
+	found := peersIn(t.family, list.Items, t.node, t.prefix)
 	if len(found) > sample {
 		mathrand.Shuffle(len(found), func(i, j int) { found[i], found[j] = found[j], found[i] })
 		found = found[:sample]
@@ -144,25 +143,37 @@ func (t *trial) peers(ctx context.Context) ([]peer, error) {
 // peersIn are the nodes that have a subnet and a kubelet that is alive. One that is not Ready counts all the same: in a new
 // cluster all of them wait for each other's answers. One whose kubelet has gone silent does not, or the death of all
 // others would keep a node from coming back.
-func peersIn(nodes []corev1.Node, self, prefix string) (out []peer) {
+func peersIn(family ipFamily, nodes []corev1.Node, self, prefix string) (out []peer) {
 	for _, n := range nodes {
 		alive := slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
 			return c.Type == corev1.NodeReady && c.Status != corev1.ConditionUnknown
 		})
-		public := n.Annotations[prefix+"/public-ip"]
-		cidr, err := netip.ParsePrefix(n.Spec.PodCIDR)
-		if n.Name == self || !alive || public == "" || err != nil || !cidr.Addr().Is4() || n.DeletionTimestamp != nil {
+		public := n.Annotations[prefix+family.annotation]
+		if n.Name == self || !alive || public == "" || n.DeletionTimestamp != nil {
 			continue
 		}
-		out = append(out, peer{n.Name, cidr.Masked().Addr(), public})
+		ranges := n.Spec.PodCIDRs
+		if len(ranges) == 0 {
+			ranges = []string{n.Spec.PodCIDR}
+		}
+		for _, r := range ranges {
+			if cidr, err := netip.ParsePrefix(r); err == nil && family.of(cidr.Addr()) {
+				out = append(out, peer{n.Name, cidr.Masked().Addr(), public})
+				break
+			}
+		}
 	}
 	return out
 }
 
 // complaint is what an operator has to know.
-func complaint(silent []peer, mtu int) string {
-	return fmt.Sprintf("no answer over the pod network from %s: pods here could not reach theirs. Allow UDP port 8472 (VXLAN) between the nodes, with packets of %d bytes, "+
-		"and echo requests (ICMP) in the pod network; the node becomes Ready automatically when one of them answers", names(silent), mtu+overhead)
+func complaint(family ipFamily, silent []peer, mtu int) string {
+	over, icmp := "the pod network", "ICMP"
+	if family == ipv6Family {
+		over, icmp = "the IPv6 pod network", "ICMPv6"
+	}
+	return fmt.Sprintf("no answer over %s from %s: pods here could not reach theirs. Allow UDP port 8472 (VXLAN) between the nodes, with packets of %d bytes, "+
+		"and echo requests (%s) in the pod network; the node becomes Ready automatically when one of them answers", over, names(silent), mtu+family.overhead, icmp)
 }
 
 func names(peers []peer) string {
@@ -194,19 +205,48 @@ func (t *trial) tell(ctx context.Context, why string) error {
 
 // pinger asks addresses of the overlay for echoes.
 type pinger struct {
+	family  ipFamily
 	conn    *net.IPConn
 	id      uint16
-	payload []byte
+	payload []byte        // after the address that is asked
 	ended   chan struct{} // by close
 
 	mu       sync.Mutex
 	answered map[netip.Addr]chan struct{}
 }
 
-const ipHeader, icmpHeader = 20, 8
+const icmpHeader = 8
 
-func newPinger(own netip.Addr, mtu int) (*pinger, error) {
-	conn, err := net.ListenIP("ip4:icmp", &net.IPAddr{IP: own.AsSlice()})
+// asked is the length of the address that each request begins with. The source of an answer need not be that address: the kernel
+// answers for the first address of an IPv6 network with another one, if it is the anycast address of an interface, too.
+const asked = 16
+
+// openPinger waits until the address can be used: an IPv6 address cannot while the kernel looks for duplicates of it.
+func openPinger(ctx context.Context, family ipFamily, own netip.Addr, mtu int) (*pinger, error) {
+	begun, told := time.Now(), false
+	for {
+		p, err := newPinger(family, own, mtu)
+		if family != ipv6Family || !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return p, err
+		}
+		if !told && time.Since(begun) >= patience {
+			klog.Warning(err)
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(firstWait):
+		}
+	}
+}
+
+func newPinger(family ipFamily, own netip.Addr, mtu int) (*pinger, error) {
+	network, ipHeader := "ip4:icmp", 20
+	if family == ipv6Family {
+		network, ipHeader = "ip6:ipv6-icmp", 40
+	}
+	conn, err := net.ListenIP(network, &net.IPAddr{IP: own.AsSlice()})
 	if err != nil {
 		return nil, fmt.Errorf("open a socket on the overlay's address %s: %w", own, err)
 	}
@@ -215,6 +255,11 @@ func newPinger(own netip.Addr, mtu int) (*pinger, error) {
 		var serr error
 		// Without fragments: what is too large for the way must not arrive in pieces.
 		err = raw.Control(func(fd uintptr) {
+			if family == ipv6Family {
+				serr = errors.Join(unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE),
+					unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1))
+				return
+			}
 			serr = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
 		})
 		if err == nil {
@@ -225,7 +270,7 @@ func newPinger(own netip.Addr, mtu int) (*pinger, error) {
 		conn.Close()
 		return nil, fmt.Errorf("prepare the socket on the overlay: %w", err)
 	}
-	p := &pinger{conn: conn, payload: make([]byte, mtu-ipHeader-icmpHeader), ended: make(chan struct{}), answered: map[netip.Addr]chan struct{}{}}
+	p := &pinger{family: family, conn: conn, payload: make([]byte, mtu-ipHeader-icmpHeader-asked), ended: make(chan struct{}), answered: map[netip.Addr]chan struct{}{}}
 	var seed [2]byte
 	rand.Read(seed[:]) //nolint:errcheck // never fails, as its documentation says
 	rand.Read(p.payload)
@@ -295,8 +340,12 @@ func (p *pinger) expect(a netip.Addr) chan struct{} {
 }
 
 func (p *pinger) send(to netip.Addr) error {
-	m := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: int(p.id), Seq: 1, Data: p.payload}}
-	raw, err := m.Marshal(nil)
+	address := to.As16()
+	m := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: int(p.id), Seq: 1, Data: slices.Concat(address[:], p.payload)}}
+	if p.family == ipv6Family {
+		m.Type = ipv6.ICMPTypeEchoRequest
+	}
+	raw, err := m.Marshal(nil) // the kernel adds the checksum of ICMPv6
 	if err != nil {
 		return err
 	}
@@ -308,8 +357,12 @@ func (p *pinger) send(to netip.Addr) error {
 // ever be seen.
 func (p *pinger) receive(read func([]byte) (int, *net.IPAddr, error)) {
 	buffer := make([]byte, math.MaxUint16)
+	var reply icmp.Type = ipv4.ICMPTypeEchoReply
+	if p.family == ipv6Family {
+		reply = ipv6.ICMPTypeEchoReply
+	}
 	for {
-		n, from, err := read(buffer)
+		n, _, err := read(buffer)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -322,16 +375,15 @@ func (p *pinger) receive(read func([]byte) (int, *net.IPAddr, error)) {
 			}
 			continue
 		}
-		m, err := icmp.ParseMessage(ipv4.ICMPTypeEcho.Protocol(), buffer[:n])
-		if err != nil || m.Type != ipv4.ICMPTypeEchoReply {
+		m, err := icmp.ParseMessage(reply.Protocol(), buffer[:n])
+		if err != nil || m.Type != reply {
 			continue
 		}
 		echo, ok := m.Body.(*icmp.Echo)
-		source, valid := netip.AddrFromSlice(from.IP.To4())
-		if !ok || !valid || echo.ID != int(p.id) || !slices.Equal(echo.Data, p.payload) {
+		if !ok || echo.ID != int(p.id) || len(echo.Data) < asked || !slices.Equal(echo.Data[asked:], p.payload) {
 			continue
 		}
-		if done := p.expect(source); !closed(done) {
+		if done := p.expect(netip.AddrFrom16([asked]byte(echo.Data)).Unmap()); !closed(done) {
 			close(done) // only this goroutine closes
 		}
 	}

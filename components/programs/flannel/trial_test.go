@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
@@ -23,6 +24,8 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"components.quorate.dev/flannel/health"
 )
 
 const prefix = "flannel.alpha.coreos.com"
@@ -40,7 +43,7 @@ func TestPeersAreThoseThatCouldAnswer(t *testing.T) {
 	without.Annotations = nil
 	leaving := node("leaving", "10.244.6.0/24", corev1.ConditionTrue)
 	leaving.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
-	got := peersIn([]corev1.Node{
+	got := peersIn(ipv4Family, []corev1.Node{
 		node("self", "10.244.0.0/24", corev1.ConditionFalse),
 		node("ready", "10.244.1.0/24", corev1.ConditionTrue),
 		node("waiting-too", "10.244.2.0/24", corev1.ConditionFalse),
@@ -54,6 +57,24 @@ func TestPeersAreThoseThatCouldAnswer(t *testing.T) {
 	}
 	if len(got) != len(want) || got[0] != want[0] || got[1] != want[1] {
 		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}
+
+// A node of a dual-stack cluster has a range of each family, in the cluster's order.
+func TestPeersOfEachFamily(t *testing.T) {
+	both := node("both", "10.244.1.0/24", corev1.ConditionTrue)
+	both.Spec.PodCIDRs = []string{"10.244.1.0/24", "fd00:10:244:1::/64"}
+	both.Annotations[prefix+"/public-ipv6"] = "2001:db8::1"
+	six := node("six", "fd00:10:244:2::/64", corev1.ConditionTrue)
+	six.Annotations = map[string]string{prefix + "/public-ipv6": "2001:db8::2"}
+	four := node("four", "10.244.3.0/24", corev1.ConditionTrue)
+	for family, want := range map[ipFamily][]peer{
+		ipv4Family: {{"both", netip.MustParseAddr("10.244.1.0"), "192.0.2.1"}, {"four", netip.MustParseAddr("10.244.3.0"), "192.0.2.1"}},
+		ipv6Family: {{"both", netip.MustParseAddr("fd00:10:244:1::"), "2001:db8::1"}, {"six", netip.MustParseAddr("fd00:10:244:2::"), "2001:db8::2"}},
+	} {
+		if got := peersIn(family, []corev1.Node{both, six, four}, "self", prefix); !slices.Equal(got, want) {
+			t.Errorf("%s:\ngot  %v\nwant %v", family, got, want)
+		}
 	}
 }
 
@@ -93,7 +114,7 @@ func TestTrial(t *testing.T) {
 		a := &api{nodes: append(nodes, node("self", "127.0.9.0/24", corev1.ConditionFalse))}
 		ctx, cancel := context.WithTimeout(t.Context(), patient)
 		defer cancel()
-		return a, (&trial{nodes: a, node: "self", prefix: prefix, own: netip.MustParseAddr("127.0.0.1"), mtu: 1450}).run(ctx)
+		return a, (&trial{nodes: a, node: "self", prefix: prefix, family: ipv4Family, own: netip.MustParseAddr("127.0.0.1"), mtu: 1450}).run(ctx)
 	}
 	t.Run("alone", func(t *testing.T) {
 		if _, err := try(t, time.Second); err != nil {
@@ -132,6 +153,80 @@ func TestTrial(t *testing.T) {
 	})
 }
 
+// The same with IPv6, on an interface on which the kernel looks for duplicates of an address before it uses it. The peer has its address as
+// the anycast address of its network, so that it answers from another one.
+func TestIPv6Trial(t *testing.T) {
+	namespace(t)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	self, err := netns.Get()
+	must(err)
+	defer self.Close()
+	other, err := netns.New()
+	must(err)
+	defer other.Close()
+	must(os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0o644)) // routers have anycast addresses
+	must(netns.Set(self))
+	must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "flannel-v6.1", MTU: 1430}, PeerName: "flannel-v6.1", PeerNamespace: netlink.NsFd(other)}))
+	network := func(subnet int) *net.IPNet {
+		return &net.IPNet{IP: net.ParseIP(fmt.Sprintf("fd00:10:244:%d::", subnet)), Mask: net.CIDRMask(64, 128)}
+	}
+	address := &net.IPNet{IP: net.ParseIP("fd00:10:244:2::2"), Mask: net.CIDRMask(64, 128)}
+	for _, end := range []struct {
+		ns     netns.NsHandle
+		own    *netlink.Addr
+		behind *net.IPNet
+	}{
+		{other, &netlink.Addr{IPNet: address, Flags: unix.IFA_F_NODAD}, network(1)},
+		{self, &netlink.Addr{IPNet: netlink.NewIPNet(net.ParseIP("fd00:10:244:1::"))}, network(2)},
+	} {
+		inside, err := netlink.NewHandleAt(end.ns)
+		must(err)
+		defer inside.Close()
+		link, err := inside.LinkByName("flannel-v6.1")
+		must(err)
+		must(inside.LinkSetUp(link))
+		must(inside.AddrAdd(link, end.own))
+		must(inside.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: end.behind}))
+	}
+	own := netip.MustParseAddr("fd00:10:244:1::")
+	six := func(name, cidr string) corev1.Node {
+		n := node(name, cidr, corev1.ConditionTrue)
+		n.Annotations = map[string]string{prefix + "/public-ipv6": "2001:db8::1"}
+		return n
+	}
+	silent := six("silent", "fd00:dead::/64")
+	try := func(patient time.Duration, nodes ...corev1.Node) (*api, error) {
+		a := &api{nodes: append(nodes, six("self", "fd00:10:244:1::/64"))}
+		ctx, cancel := context.WithTimeout(t.Context(), patient)
+		defer cancel()
+		return a, (&trial{nodes: a, node: "self", prefix: prefix, family: ipv6Family, own: own, mtu: 1430}).run(ctx)
+	}
+	step(t, "a peer answers", func(t *testing.T) {
+		if _, err := try(10*time.Second, six("peer", "fd00:10:244:2::/64"), silent); err != nil {
+			t.Error(err)
+		}
+	})
+	step(t, "none answers", func(t *testing.T) {
+		a, err := try(patience+2*longest, silent, node("of-ipv4", "127.0.1.0/24", corev1.ConditionTrue))
+		if err == nil {
+			t.Fatal("the node would take pods")
+		}
+		if len(a.patches) != 1 {
+			t.Fatalf("the node says %d times why", len(a.patches))
+		}
+		for _, part := range []string{"the IPv6 pod network from silent (2001:db8::1)", "8472", "1500 bytes", "ICMPv6"} {
+			if !strings.Contains(a.patches[0], part) {
+				t.Errorf("%s is not in %s", part, a.patches[0])
+			}
+		}
+	})
+}
+
 // Of more nodes than a sample each list would yield other names, and each other name a write.
 func TestTrialAmongMany(t *testing.T) {
 	needsRoot(t)
@@ -141,7 +236,7 @@ func TestTrialAmongMany(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), relist+2*longest)
 	defer cancel()
-	if err := (&trial{nodes: a, node: "self", prefix: prefix, own: netip.MustParseAddr("127.0.0.1"), mtu: 1450}).run(ctx); err == nil {
+	if err := (&trial{nodes: a, node: "self", prefix: prefix, family: ipv4Family, own: netip.MustParseAddr("127.0.0.1"), mtu: 1450}).run(ctx); err == nil {
 		t.Error("the node would take pods")
 	}
 	if a.lists != 4 {
@@ -154,8 +249,9 @@ func TestTrialAmongMany(t *testing.T) {
 
 func TestReaderOutlivesErrors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &pinger{id: 7, payload: []byte("p"), ended: make(chan struct{}), answered: map[netip.Addr]chan struct{}{}}
-		reply, err := (&icmp.Message{Type: ipv4.ICMPTypeEchoReply, Body: &icmp.Echo{ID: 7, Seq: 1, Data: p.payload}}).Marshal(nil)
+		p := &pinger{family: ipv4Family, id: 7, payload: []byte("p"), ended: make(chan struct{}), answered: map[netip.Addr]chan struct{}{}}
+		of := netip.MustParseAddr("10.244.1.0").As16()
+		reply, err := (&icmp.Message{Type: ipv4.ICMPTypeEchoReply, Body: &icmp.Echo{ID: 7, Seq: 1, Data: append(of[:], 'p')}}).Marshal(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,6 +313,14 @@ func TestPolicyAddresses(t *testing.T) {
 	}
 	if got := x.addresses(); len(got) != 1 || got[0].String() != "10.244.0.2" {
 		t.Errorf("got %v", got)
+	}
+	both := pod("shop", "both", "self", "10.244.0.5", web)
+	both.Status.PodIPs = append(both.Status.PodIPs, corev1.PodIP{IP: "fd00:10:244::5"})
+	if err := x.pods.Add(both); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(x.addresses()); got != "[10.244.0.2 10.244.0.5 fd00:10:244::5]" {
+		t.Errorf("got %s", got)
 	}
 }
 
@@ -281,6 +385,32 @@ func TestTableFollows(t *testing.T) {
 	})
 }
 
+// What the kernel refuses is in the report, with its reason: pods are not protected.
+func TestRefusedRulesAreReported(t *testing.T) {
+	refuse := true
+	x := &xtables{selection: selection{"self", cache.NewStore(cache.MetaNamespaceKeyFunc), cache.NewStore(cache.MetaNamespaceKeyFunc)}}
+	x.write = func([]netip.Addr, bool) error {
+		if refuse {
+			return unix.ENOENT
+		}
+		return nil
+	}
+	if got := problems(t, x.compare); got != nil {
+		t.Errorf("before the first attempt: %q", got)
+	}
+	if err := x.sync(); !errors.Is(err, unix.ENOENT) {
+		t.Fatal(err)
+	}
+	seen, left, err := repair(t.Context(), x.compare)
+	if err != nil || len(seen[health.Rules]) != 1 || left[health.Rules].objects[0] != "network policies: not enforced" || !errors.Is(left[health.Rules].err, unix.ENOENT) {
+		t.Errorf("%v %v %v", seen, left, err)
+	}
+	refuse = false
+	if _, left, err := repair(t.Context(), x.compare); err != nil || len(left) != 0 || !x.written {
+		t.Errorf("%v %v", left, err)
+	}
+}
+
 // The kernel's verdict on the rules counts, not ours.
 func TestKernelTakesTheRules(t *testing.T) {
 	needsRoot(t)
@@ -290,9 +420,9 @@ func TestKernelTakesTheRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	x := &xtables{}
+	x := &xtables{families: []ipFamily{ipv4Family, ipv6Family}}
 	for range 2 { // the second replaces the first
-		if err := x.apply([]netip.Addr{netip.MustParseAddr("10.244.0.2")}, false); err != nil {
+		if err := x.apply([]netip.Addr{netip.MustParseAddr("10.244.0.2"), netip.MustParseAddr("fd00:10:244::2")}, false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -307,7 +437,7 @@ func TestKernelTakesTheRules(t *testing.T) {
 		}
 		return len(all)
 	}
-	if n := tables(); n != 1 {
+	if n := tables(); n != 2 {
 		t.Errorf("%d tables", n)
 	}
 	if err := x.apply(nil, true); err != nil || tables() != 0 {

@@ -16,9 +16,8 @@ import (
 
 // watched is what other programs may change and flanneld wants to know of.
 type watched struct {
-	tables []string // of nftables
-	// link is the index of the overlay's interface; 0 while there is none. Nil: there is no overlay.
-	link func() (index uint32)
+	tables   []string // of nftables
+	overlays []*overlay
 }
 
 // watch calls wake after each event of the kernel that may concern what flanneld owns. Events can be lost. It has the network
@@ -28,8 +27,15 @@ func (w watched) watch(wake func()) (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch nftables: %w", err)
 	}
-	route, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{
-		Groups: unix.RTMGRP_LINK | unix.RTMGRP_NEIGH | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV4_ROUTE})
+	groups := uint32(unix.RTMGRP_LINK | unix.RTMGRP_NEIGH)
+	for _, o := range w.overlays {
+		if o.family == ipv6Family {
+			groups |= unix.RTMGRP_IPV6_IFADDR | unix.RTMGRP_IPV6_ROUTE
+		} else {
+			groups |= unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV4_ROUTE
+		}
+	}
+	route, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Groups: groups})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("watch routes: %w", err), nft.Close())
 	}
@@ -81,18 +87,17 @@ func (w watched) concernsRules(m netlink.Message) bool {
 	return false
 }
 
-// concernsOverlay reports whether an event removes a route, or changes the overlay's interface or removes what belongs to it.
+// concernsOverlay reports whether an event removes a route, or changes an overlay's interface or removes what belongs to it.
 func (w watched) concernsOverlay(m netlink.Message) bool {
 	const index = 4 // offset in ifinfomsg, ifaddrmsg, and ndmsg
-	if w.link == nil {
-		return false
-	}
 	switch m.Header.Type {
 	case unix.RTM_DELROUTE:
-		return true
+		return len(w.overlays) > 0
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_DELADDR, unix.RTM_DELNEIGH:
-		link := w.link()
-		return link == 0 || len(m.Data) >= index+4 && binary.NativeEndian.Uint32(m.Data[index:]) == link
+		return slices.ContainsFunc(w.overlays, func(o *overlay) bool {
+			link := o.index.Load() // 0 while there is none
+			return link == 0 || len(m.Data) >= index+4 && binary.NativeEndian.Uint32(m.Data[index:]) == link
+		})
 	}
 	return false
 }

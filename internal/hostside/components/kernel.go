@@ -89,6 +89,11 @@ func (netfilter) overlay(config flannelConfig) (facts.Answer, *facts.Overlay) {
 		if link == nil {
 			return answer, nil
 		}
+		if config.four() && config.EnableIPv6 { // the other family's routes are not read, but it needs its interface, too
+			if second, answer := tunnelOf(config, unix.AF_INET6); second == nil {
+				return answer, nil
+			}
+		}
 		if next, err = neighbours(link.Attrs().Index, family); err != nil {
 			return facts.Answer{Unknown: "reading the neighbors of " + link.Attrs().Name + ": " + err.Error()}, nil
 		}
@@ -141,6 +146,7 @@ func tunnelOf(config flannelConfig, family int) (netlink.Link, facts.Answer) {
 		return nil, facts.Answer{Problem: "the interface " + name + " is down"}
 	}
 	addresses, err := netlink.AddrList(link, family)
+	addresses = slices.DeleteFunc(addresses, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() }) // of IPv6, the kernel's own
 	switch {
 	case err != nil:
 		return nil, facts.Answer{Unknown: "reading the addresses of " + name + ": " + err.Error()}

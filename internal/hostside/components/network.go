@@ -53,6 +53,7 @@ func (a *attempt) kubeProxy(ctx context.Context) facts.Answer {
 	var config struct {
 		Mode           string `json:"mode"`
 		BindAddress    string `json:"bindAddress"`
+		ClusterCIDR    string `json:"clusterCIDR"` // one range, or one of each family
 		HealthzAddress string `json:"healthzBindAddress"`
 	}
 	path := cmp.Or(flags.Parse(p.args[1:])["config"], "/var/lib/kube-proxy/config.conf")
@@ -76,11 +77,19 @@ func (a *attempt) kubeProxy(ctx context.Context) facts.Answer {
 	if !answer.OK || config.Mode != "nftables" {
 		return answer
 	}
-	family := "ip"
-	if strings.Contains(config.BindAddress, ":") {
-		family = "ip6"
+	families := []string{"ip"}
+	switch {
+	case strings.Contains(config.ClusterCIDR, ","):
+		families = []string{"ip", "ip6"}
+	case strings.Contains(config.BindAddress, ":"):
+		families = []string{"ip6"}
 	}
-	return a.whole(family, "kube-proxy", "services")
+	for _, family := range families {
+		if answer := a.whole(family, "kube-proxy", "services"); !answer.OK {
+			return answer
+		}
+	}
+	return answer
 }
 
 // flannelConfig is the part of flannel's configuration that determines what it sets up.

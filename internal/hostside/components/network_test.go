@@ -55,14 +55,17 @@ func TestKubeProxy(t *testing.T) {
 		kernel      fakeKernel
 		kind, words string
 	}{
-		"well":                {config("nftables", port), fakeKernel{tables: whole}, "ok", ""},
-		"before 1.28":         {config("nftables", old), fakeKernel{tables: whole}, "ok", ""},
-		"down":                {config("nftables", closed(t)), fakeKernel{tables: whole}, "problem", "nothing listens"},
-		"ruleset flushed":     {config("nftables", port), fakeKernel{}, "problem", "the nftables table ip kube-proxy is missing"},
-		"table flushed":       {config("nftables", port), fakeKernel{tables: map[string]map[string]chain{"ip kube-proxy": {"nat-prerouting": {true, 0}, "services": {false, 2}}}}, "problem", "the chain nat-prerouting of the nftables table ip kube-proxy has no rules"},
-		"chain flushed":       {config("nftables", port), fakeKernel{tables: map[string]map[string]chain{"ip kube-proxy": {"nat-prerouting": {true, 1}, "services": {false, 0}}}}, "problem", "the chain services"},
-		"chain deleted":       {config("nftables", port), fakeKernel{tables: map[string]map[string]chain{"ip kube-proxy": {"nat-prerouting": {true, 1}}}}, "problem", "the chain services of the nftables table ip kube-proxy is missing"},
-		"hooks deleted":       {config("nftables", port), fakeKernel{tables: map[string]map[string]chain{"ip kube-proxy": {"services": {false, 1}}}}, "problem", "no base chain"},
+		"well":            {config("nftables", port), fakeKernel{tables: whole}, "ok", ""},
+		"before 1.28":     {config("nftables", old), fakeKernel{tables: whole}, "ok", ""},
+		"down":            {config("nftables", closed(t)), fakeKernel{tables: whole}, "problem", "nothing listens"},
+		"ruleset flushed": {config("nftables", port), fakeKernel{}, "problem", "the nftables table ip kube-proxy is missing"},
+		"table flushed":   {config("nftables", port), fakeKernel{tables: map[string]map[string]chain{"ip kube-proxy": {"nat-prerouting": {true, 0}, "services": {false, 2}}}}, "problem", "the chain nat-prerouting of the nftables table ip kube-proxy has no rules"},
+		"chain flushed":   {config("nftables", port), fakeKernel{tables: map[string]map[string]chain{"ip kube-proxy": {"nat-prerouting": {true, 1}, "services": {false, 0}}}}, "problem", "the chain services"},
+		"chain deleted":   {config("nftables", port), fakeKernel{tables: map[string]map[string]chain{"ip kube-proxy": {"nat-prerouting": {true, 1}}}}, "problem", "the chain services of the nftables table ip kube-proxy is missing"},
+		"hooks deleted":   {config("nftables", port), fakeKernel{tables: map[string]map[string]chain{"ip kube-proxy": {"services": {false, 1}}}}, "problem", "no base chain"},
+		"both families": {config("nftables", port) + "clusterCIDR: 10.244.0.0/16,fd00:10:244::/56\n", fakeKernel{tables: map[string]map[string]chain{
+			"ip kube-proxy": whole["ip kube-proxy"], "ip6 kube-proxy": whole["ip kube-proxy"]}}, "ok", ""},
+		"IPv6 flushed":        {config("nftables", port) + "clusterCIDR: 10.244.0.0/16,fd00:10:244::/56\n", fakeKernel{tables: whole}, "problem", "the nftables table ip6 kube-proxy is missing"},
 		"kernel unreadable":   {config("nftables", port), fakeKernel{err: errors.New("no permission")}, "unknown", "no permission"},
 		"its own iptables":    {config("iptables", port), fakeKernel{}, "ok", ""},
 		"not a configuration": {"mode: [", fakeKernel{}, "unknown", "configuration"},
@@ -267,6 +270,19 @@ func TestOverlayInTheKernel(t *testing.T) {
 	if want := []facts.PodRoute{{Subnet: "10.244.1.0/24", Node: "198.18.0.12"}, {Subnet: "10.244.2.0/24", Node: "198.18.0.13"}}; o == nil || o.Backend != "vxlan" || !slices.Equal(o.Routes, want) {
 		t.Fatalf("%+v", o)
 	}
+
+	// A dual-stack cluster has an interface for each family.
+	config.EnableIPv6, config.IPv6Network = true, "fd00:10:244::/56"
+	a, _ = look()
+	is(t, "no second interface", a, "problem", "the interface flannel-v6.1 is missing")
+	six := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "flannel-v6.1"}, VxlanId: 1, Port: 8472, SrcAddr: net.ParseIP("2001:db8::1")}
+	must(netlink.LinkAdd(six))
+	must(netlink.LinkSetUp(six))
+	a, _ = look()
+	is(t, "only the kernel's own address", a, "problem", "flannel-v6.1 has no address")
+	must(netlink.AddrAdd(six, &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP("fd00:10:244::"), Mask: net.CIDRMask(128, 128)}}))
+	a, _ = look()
+	is(t, "both", a, "ok", "")
 
 	second := node{"10.244.2.0", "02:00:00:00:00:02", "198.18.0.13"}
 	must(netlink.NeighDel(end(second)))

@@ -81,6 +81,8 @@ var ReadClock = host.Define("node.clock", func(context.Context, struct{}) (time.
 var features = map[string]string{
 	"overlay": "CONFIG_OVERLAY_FS", "br_netfilter": "CONFIG_BRIDGE_NETFILTER", "nf_tables": "CONFIG_NF_TABLES",
 	"nf_conntrack": "CONFIG_NF_CONNTRACK", "vxlan": "CONFIG_VXLAN", "veth": "CONFIG_VETH", "bridge": "CONFIG_BRIDGE",
+	// For network policies. See preflight.
+	"nft_queue": "CONFIG_NFT_QUEUE", "nft_compat": "CONFIG_NFT_COMPAT", "xt_NFQUEUE": "CONFIG_NETFILTER_XT_TARGET_NFQUEUE", "nfnetlink_queue": "CONFIG_NETFILTER_NETLINK_QUEUE",
 }
 
 // kernelFeatures finds out without loading anything: what is loaded or built in is there, what has a file can be loaded.

@@ -22,9 +22,10 @@ func file(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(tex
 func TestKernelFeatures(t *testing.T) {
 	var packed bytes.Buffer
 	z := gzip.NewWriter(&packed)
-	z.Write([]byte("CONFIG_OVERLAY_FS=y\nCONFIG_BRIDGE_NETFILTER=y\nCONFIG_NF_TABLES=y\nCONFIG_NF_CONNTRACK=y\nCONFIG_VXLAN=m\nCONFIG_VETH=y\nCONFIG_BRIDGE=y\n# CONFIG_IP_VS is not set\n"))
+	z.Write([]byte("CONFIG_OVERLAY_FS=y\nCONFIG_BRIDGE_NETFILTER=y\nCONFIG_NF_TABLES=y\nCONFIG_NF_CONNTRACK=y\nCONFIG_VXLAN=m\nCONFIG_VETH=y\nCONFIG_BRIDGE=y\n# CONFIG_NFT_QUEUE is not set\nCONFIG_NFT_COMPAT=y\nCONFIG_NETFILTER_XT_TARGET_NFQUEUE=y\nCONFIG_NETFILTER_NETLINK_QUEUE=y\n# CONFIG_IP_VS is not set\n"))
 	z.Close()
 	const debian = "kernel/fs/overlayfs/overlay.ko:\nkernel/net/bridge/br_netfilter.ko: kernel/net/bridge/bridge.ko\nkernel/net/netfilter/nf_tables.ko: \n" +
+		"kernel/net/netfilter/nft_queue.ko:\nkernel/net/netfilter/nft_compat.ko:\nkernel/net/netfilter/xt_NFQUEUE.ko:\nkernel/net/netfilter/nfnetlink_queue.ko:\n" +
 		"kernel/net/netfilter/nf_conntrack.ko:\nkernel/drivers/net/vxlan/vxlan.ko:\nkernel/drivers/net/veth.ko:\nkernel/net/bridge/bridge.ko:\n"
 	all := func(f facts.Feature, but map[string]facts.Feature) map[string]facts.Feature {
 		out := map[string]facts.Feature{}
@@ -53,7 +54,7 @@ func TestKernelFeatures(t *testing.T) {
 			"lib/modules/6.1/config":      file("CONFIG_OVERLAY_FS=m\n"),
 			"lib/modules/6.1/modules.dep": file("kernel/fs/overlayfs/overlay.ko.xz:\nkernel/net/netfilter/nf_tables.ko.xz: kernel/lib/libcrc32c.ko.xz\n"),
 		}, all(facts.Absent, map[string]facts.Feature{"overlay": facts.Loadable, "nf_tables": facts.Loadable})},
-		"a kernel without modules":    {fstest.MapFS{"proc/config.gz": {Data: packed.Bytes()}}, all(facts.Present, map[string]facts.Feature{"vxlan": facts.Unknown})},
+		"a kernel without modules":    {fstest.MapFS{"proc/config.gz": {Data: packed.Bytes()}}, all(facts.Present, map[string]facts.Feature{"vxlan": facts.Unknown, "nft_queue": facts.Absent})},
 		"a kernel that tells nothing": {fstest.MapFS{}, all(facts.Unknown, nil)},
 	} {
 		if got := kernelFeatures(tc.files, "6.1"); !maps.Equal(got, tc.want) {
@@ -82,6 +83,11 @@ func TestAccepts(t *testing.T) {
 		l := facts.Listener{Port: 7443, Addresses: []netip.Addr{netip.MustParseAddr(listens)}}
 		if l.Accepts("198.18.1.11") != want {
 			t.Errorf("%s: %v", listens, !want)
+		}
+	}
+	for listens, want := range map[string]bool{"0.0.0.0": false, "::": true, "fd00::11": true, "198.18.1.11": false} {
+		if (facts.Listener{Port: 7443, Addresses: []netip.Addr{netip.MustParseAddr(listens)}}).Accepts("fd00::11") != want {
+			t.Errorf("%s: %v for IPv6", listens, !want)
 		}
 	}
 	if (facts.Listener{Port: 7443}).Accepts("198.18.1.11") {

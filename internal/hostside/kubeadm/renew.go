@@ -59,20 +59,30 @@ var RenewCertificates = host.DefineChange("kubeadm.renew-certificates", func(ctx
 	if err := renewCertificates(kubernetesDir, in, time.Now()); err != nil {
 		return struct{}{}, err
 	}
-	for name, port := range map[string]string{"pki/apiserver.crt": "6443", "pki/etcd/server.crt": "2379"} {
-		if !in.Await || !slices.Contains(in.Names, name) {
+	if !in.Await {
+		return struct{}{}, nil
+	}
+	return struct{}{}, awaitPrograms(ctx, kubernetesDir, in.Names, map[string][]string{"pki/apiserver.crt": {"127.0.0.1:6443"}, "pki/etcd/server.crt": hostconfig.EtcdLoopbacks})
+})
+
+// awaitPrograms returns when the programs that listen at the addresses present the certificates with these names. Where nothing listens, there
+// is nothing to wait for.
+func awaitPrograms(ctx context.Context, dir string, names []string, at map[string][]string) error {
+	for name, addresses := range at {
+		if !slices.Contains(names, name) {
 			continue
 		}
-		what := "reading " + name + " again, in the program that listens on port " + port
-		err := within(ctx, reloadPatience, what, func(ctx context.Context) error {
-			return presents(ctx, "127.0.0.1:"+port, filepath.Join(kubernetesDir, name))
-		})
-		if err != nil {
-			return struct{}{}, err
+		for _, address := range addresses {
+			err := within(ctx, reloadPatience, "reading "+name+" again, in the program that listens on "+address, func(ctx context.Context) error {
+				return presents(ctx, address, filepath.Join(dir, name))
+			})
+			if err != nil {
+				return err
+			}
 		}
 	}
-	return struct{}{}, nil
-})
+	return nil
+}
 
 func renewCertificates(dir string, in RenewRequest, now time.Time) error {
 	authorities := map[string]tls.Certificate{}
@@ -232,8 +242,8 @@ func presents(ctx context.Context, address, path string) error {
 		nc.Close()
 	}
 	switch {
-	case have == nil && errors.Is(err, syscall.ECONNREFUSED):
-		return nil
+	case have == nil && (errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EAFNOSUPPORT)):
+		return nil // nothing listens there, or the host has no IPv6
 	case have == nil && err != nil:
 		return err
 	case !bytes.Equal(have, want.Bytes):

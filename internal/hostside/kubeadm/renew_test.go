@@ -263,6 +263,12 @@ func TestWhatAServerPresents(t *testing.T) {
 	if err := presents(context.Background(), address, path); err == nil {
 		t.Error("the former certificate passes for the new one")
 	}
+	// etcd listens at one of two addresses.
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := awaitPrograms(ctx, dir, []string{"pki/apiserver.crt"}, map[string][]string{"pki/apiserver.crt": {"127.0.0.1:1", address}}); err == nil {
+		t.Error("the former certificate passes for the new one at the second address")
+	}
 	l.Close()
 	if err := shows(); err != nil {
 		t.Errorf("a server that does not run: %v", err)

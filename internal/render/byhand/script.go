@@ -166,6 +166,8 @@ func jump(s spec.SSH) string {
 	port := ""
 	if host, p, err := net.SplitHostPort(address); err == nil {
 		address, port = host, " -p "+p
+	} else {
+		address = strings.Trim(address, "[]")
 	}
 	if len(others) > 0 {
 		port = " -J " + ui.Quote(strings.Join(others, ",")) + port

@@ -10,7 +10,7 @@ const File = "/run/flannel/health.json"
 // Report is the content of the file, as JSON.
 type Report struct {
 	Version   string `json:"version"` // of flannel
-	Network   string `json:"network"` // CIDR of all pods
+	Network   string `json:"network"` // CIDR of all pods; of both families, with a comma, as the next ones
 	Subnet    string `json:"subnet"`  // CIDR of this node's pods
 	Backend   string `json:"backend"`
 	Interface string `json:"interface,omitempty"` // of the overlay; only if the backend is vxlan
@@ -34,7 +34,7 @@ const (
 	Rules     Kind = "rules"     // chains of nftables: masquerading, forwarding, network policies
 	Interface Kind = "interface" // the overlay's interface, its MAC address, or its address
 	Routes    Kind = "routes"    // routes to the pods of other nodes
-	Neighbors Kind = "neighbors" // ARP and forwarding entries of other nodes in the overlay
+	Neighbors Kind = "neighbors" // ARP, neighbor discovery, and forwarding entries of other nodes in the overlay
 	Files     Kind = "files"     // files that the container runtime needs to start pods
 )
 
