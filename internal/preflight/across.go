@@ -127,9 +127,9 @@ func (j *judge) mtus() {
 // reach turns failed paths into findings: one for all hosts that fail in the same way to reach one other.
 func (j *judge) reach() {
 	type way struct {
-		from, to string
-		outcome  facts.Outcome
-		detail   string
+		from, to, address string
+		outcome           facts.Outcome
+		detail            string
 	}
 	ports := map[way][]string{}
 	var order []way
@@ -141,22 +141,22 @@ func (j *judge) reach() {
 		if r.Outcome == facts.Reached {
 			continue
 		}
-		w := way{r.From, r.To, r.Outcome, r.Detail}
+		w := way{r.From, r.To, r.Address, r.Outcome, r.Detail}
 		if ports[w] == nil {
 			order = append(order, w)
 		}
 		ports[w] = append(ports[w], portOf(r.Path)+" ("+r.For+")")
 	}
 	type group struct {
-		to, ports string
-		outcome   facts.Outcome
-		detail    string
+		to, address, ports string
+		outcome            facts.Outcome
+		detail             string
 	}
 	from := map[group][]string{}
 	var groups []group
 	for _, w := range order {
 		list := slices.Compact(slices.Sorted(slices.Values(ports[w])))
-		g := group{w.to, strings.Join(list, ", "), w.outcome, w.detail}
+		g := group{w.to, w.address, strings.Join(list, ", "), w.outcome, w.detail}
 		if from[g] == nil {
 			groups = append(groups, g)
 		}
@@ -164,10 +164,16 @@ func (j *judge) reach() {
 	}
 	for _, g := range groups {
 		fix := j.reachFix(g.to, g.outcome)
-		if h, ok := j.c.Host(g.to); ok && g.outcome != facts.Routed {
-			fix = cmp.Or(j.diverted(from[g][0], h.Address), fix)
+		to := g.to
+		if h, ok := j.c.Host(g.to); ok {
+			if g.outcome != facts.Routed {
+				fix = cmp.Or(j.diverted(from[g][0], g.address), fix)
+			}
+			if g.address != h.Address {
+				to += " at " + g.address
+			}
 		}
-		j.add(failure, "reach", append(slices.Clone(from[g]), g.to), fix, "%s cannot reach %s on %s: %s", few(from[g]), g.to, g.ports, why(g.outcome, g.detail))
+		j.add(failure, "reach", append(slices.Clone(from[g]), g.to), fix, "%s cannot reach %s on %s: %s", few(from[g]), to, g.ports, why(g.outcome, g.detail))
 	}
 }
 
