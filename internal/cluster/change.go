@@ -671,7 +671,7 @@ func (s *State) ruleOneHolder(c Change) *Refusal {
 		case b == nil && s.Seen.Hosts[h.Name].BalancerError != "", !s.Reachable(h.Name):
 			return &Refusal{Rule: RuleOneHolder, Transient: true, Why: fmt.Sprintf("%s could make it a second holder of the virtual IP: whether %s knows %s as a peer could not be queried", c, h.Name, c.Subject),
 				Fix: "Bring " + h.Name + " back first. If it is lost for good, take it out of the spec."}
-		case b != nil && b.Healthy && !slices.Contains(b.Peers, s.address(c.Subject)):
+		case b != nil && b.Healthy && !slices.ContainsFunc(b.Peers, func(address string) bool { return slices.Contains(s.vipAddresses(c.Subject), address) }):
 			return &Refusal{Rule: RuleOneHolder, Transient: true, Why: fmt.Sprintf("%s would make it a second holder of the virtual IP: %s does not know %s as a peer yet", c, h.Name, c.Subject),
 				Fix: "Run `quorate apply`: it configures " + h.Name + " first."}
 		}
@@ -715,7 +715,11 @@ func (s *State) ruleDrain(c Change) *Refusal {
 	return nil
 }
 
-func (s *State) address(host string) string { h, _ := s.present.Host(host); return h.Address }
+// vipAddresses are the addresses at which the other load balancers can know a host.
+func (s *State) vipAddresses(host string) []string {
+	h, _ := s.present.Host(host)
+	return h.VIPAddresses()
+}
 
 // anyUnknownMember says that a member may turn out to work, or to have caught up.
 func (s *State) anyUnknownMember() bool {

@@ -406,6 +406,11 @@ func (s *State) keepalived(host string) facts.Answer {
 	if seen.Facts == nil {
 		return facts.Answer{Unknown: s.whyUnreachable(host)}
 	}
+	if h, _ := s.present.Host(host); h.FrontAddress != "" && seen.Facts.InNetworkOf(s.present.Endpoint().Address, h.VIPAddresses()...) == h.FrontAddress {
+		if _, has := seen.Facts.Interface(h.FrontAddress); !has {
+			return facts.Answer{Problem: "no interface has its frontAddress " + h.FrontAddress + ", so that it cannot have the virtual IP"}
+		}
+	}
 	c, asked := seen.Components[facts.Keepalived]
 	if asked && c.Known() {
 		return c.Answer

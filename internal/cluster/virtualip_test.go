@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"quorate.dev/quorate/internal/cluster"
@@ -55,4 +56,28 @@ func TestARemovedLoadBalancerWithAFormerAddressIsFound(t *testing.T) {
 		}
 	}
 	t.Error("nothing is found")
+}
+
+// TestALostFrontAddressIsFound: the load balancer cannot have the virtual IP without the interface, and does not count.
+func TestALostFrontAddressIsFound(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		f := clustertest.Whole()
+		f.Spec.Spec.LoadBalancer.Address = "192.0.2.100"
+		for i, h := range f.Spec.Spec.Hosts {
+			if f.Spec.Balances(h) {
+				f.Spec.Spec.Hosts[i].FrontAddress = "192.0.2.1" + h.Address[len("10.0.0."):]
+				seen := f.Seen.Hosts[h.Name].Facts
+				if !lost || h.Name != "lb-b" {
+					seen.Addresses = append(seen.Addresses, facts.Address{IP: f.Spec.Spec.Hosts[i].FrontAddress, Prefix: 24, Interface: "eth1"})
+				}
+			}
+		}
+		s := cluster.Evaluate(f.Spec, f.Seen)
+		found := slices.ContainsFunc(s.Findings(), func(x cluster.Finding) bool {
+			return x.Rule == cluster.RuleLoadBalancer && slices.Contains(x.Subjects, "lb-b") && strings.Contains(x.Summary, "frontAddress 192.0.2.117")
+		})
+		if found != lost || s.Serves("lb-b").OK == lost || !s.Serves("lb-a").OK {
+			t.Errorf("lost: %t, found: %t, lb-b serves: %+v", lost, found, s.Serves("lb-b"))
+		}
+	}
 }

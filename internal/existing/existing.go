@@ -122,7 +122,7 @@ func adding(h, more spec.Host) spec.Host {
 			h.Roles = append(h.Roles, role)
 		}
 	}
-	h.FailsWith, h.SSH = more.FailsWith, more.SSH
+	h.FrontAddress, h.FailsWith, h.SSH = more.FrontAddress, more.FailsWith, more.SSH
 	return h
 }
 

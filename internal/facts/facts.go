@@ -228,6 +228,21 @@ func (f Facts) OnLink(ip, address string) bool {
 	return err == nil && network.Contains(a)
 }
 
+// InNetworkOf is that of the host's own addresses in whose network an address lies; if it lies in several, the one with the smallest network. If it lies in none,
+// it is the last one that is given.
+func (f Facts) InNetworkOf(address string, own ...string) (best string) {
+	longest := -1
+	for _, o := range own {
+		if at, ok := f.Interface(o); ok && at.Prefix > longest && f.OnLink(o, address) {
+			best, longest = o, at.Prefix
+		}
+	}
+	if longest < 0 && len(own) > 0 {
+		best = own[len(own)-1]
+	}
+	return best
+}
+
 // Kubernetes is the part of a cluster that is on a host.
 type Kubernetes struct {
 	// CA is the cluster's CA certificate, as of CertificatesIn.

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -107,7 +105,7 @@ func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, f *fa
 
 // virtualIP asks a load balancer which machines have the virtual IP.
 func (p *probe) virtualIP(ctx context.Context, h spec.Host, conn *host.Conn) {
-	seen, err := balancer.WhoHas.On(ctx, conn, balancer.WhoHasRequest{Address: p.s.Reached().Endpoint().Address, From: h.Address})
+	seen, err := balancer.WhoHas.On(ctx, conn, balancer.WhoHasRequest{Address: p.s.Reached().Endpoint().Address, From: h.VIPAddresses()})
 	if err != nil {
 		seen.Unknown = err.Error()
 	}
@@ -139,40 +137,43 @@ func (p *probe) clock(ctx context.Context, h spec.Host, conn *host.Conn) error {
 
 // reach tries every path: all hosts listen, all hosts dial, all hosts stop listening.
 func (p *probe) reach(hosts []spec.Host, only []string) {
-	listening := map[string]reach.Listening{}
+	type place struct{ host, address string }
+	listening := map[place]reach.Listening{}
 	p.each(hosts, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
-		request := reach.ListenRequest{Name: h.Name, Address: h.Address, Second: h.SecondaryAddress}
+		var all []preflight.Listener
 		// If a cluster's programs may be about to start, their ports must not be used even if they are free at this moment.
 		switch {
 		case p.s.Gains(h):
-			request.TCP, request.VRRP = preflight.BalancerListeners(p.c, h)
+			all = []preflight.Listener{preflight.BalancerListener(p.c, h)}
 		case !p.s.Joined(h) && !p.s.Facts(h.Name).Kubernetes.Begun:
-			request.TCP, request.UDP, request.VRRP = preflight.Listeners(p.c, h)
+			all = preflight.Listeners(p.c, h)
 		}
-		l, err := reach.Listen.On(ctx, conn, request)
-		if err != nil {
-			return err
+		for _, l := range all {
+			opened, err := reach.Listen.On(ctx, conn, reach.ListenRequest{Name: h.Name, Address: l.Address, TCP: l.TCP, UDP: l.UDP, VRRP: l.VRRP})
+			if err != nil {
+				return err
+			}
+			p.mu.Lock()
+			listening[place{h.Name, l.Address}] = opened
+			p.mu.Unlock()
 		}
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		listening[h.Name] = l
 		return nil
 	})
 	targets, paths := map[string][]reach.DialTarget{}, map[facts.Path]reach.DialTarget{}
 	for _, path := range slices.Concat(preflight.Paths(p.c, only), p.fromFormer(only)) {
-		l, asked := listening[path.To]
+		l, asked := listening[place{path.To, path.Address}], false
 		target := reach.DialTarget{Path: path}
 		switch path.Proto {
 		case facts.TCP:
 			target.Answers = slices.Contains(l.TCP, path.Port)
 			// A program that already listens there shows the path as well, and an address on which nothing can listen has its
 			// own finding.
-			asked = asked && (target.Answers || p.held(path.To, path.Port))
+			asked = target.Answers || p.held(path.To, path.Address, path.Port)
 		case facts.UDP:
-			asked = asked && slices.Contains(l.UDP, net.JoinHostPort(path.Address, strconv.Itoa(path.Port)))
+			asked = slices.Contains(l.UDP, path.Port)
 			target.Answers, target.Size = true, min(p.seen.Hosts[path.From].MTU, p.seen.Hosts[path.To].MTU, maxPacket)
 		case facts.VRRP:
-			asked, target.Answers = asked && l.VRRP, true
+			asked, target.Answers = l.VRRP, true
 		}
 		if asked {
 			targets[path.From], paths[path] = append(targets[path.From], target), target
@@ -192,9 +193,13 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 	}
 	p.seen.Reach = append(p.seen.Reach, p.dial(hosts, again)...)
 	p.each(hosts, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
-		if token := listening[h.Name].Token; token != "" {
-			_, err := reach.Hush.On(ctx, conn, token)
-			return err
+		for at, l := range listening {
+			if at.host != h.Name {
+				continue
+			}
+			if _, err := reach.Hush.On(ctx, conn, l.Token); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
@@ -227,9 +232,8 @@ func (p *probe) dial(hosts []spec.Host, targets map[string][]reach.DialTarget) (
 	return out
 }
 
-// held reports whether a program listens on the port at the address of the host. A program that listens only on a virtual IP,
+// held reports whether a program listens on the port at an address of the host. A program that listens only on a virtual IP,
 // as HAProxy next to kube-apiserver does, or only on loopback says nothing about the path to the host.
-func (p *probe) held(name string, port int) bool {
-	h, _ := p.c.Host(name)
-	return slices.ContainsFunc(p.seen.Hosts[name].Listeners, func(l facts.Listener) bool { return l.Port == port && l.Accepts(h.Address) })
+func (p *probe) held(name, address string, port int) bool {
+	return slices.ContainsFunc(p.seen.Hosts[name].Listeners, func(l facts.Listener) bool { return l.Port == port && l.Accepts(address) })
 }

@@ -49,10 +49,10 @@ func virtualIP(ctx context.Context, c *spec.Cluster, conns *host.Set) func(*fact
 // whoHas is the question of one load balancer. It also looks the others up, because those that cannot be asked answer all the
 // same when they have the address.
 func whoHas(c *spec.Cluster, h spec.Host) balancer.WhoHasRequest {
-	r := balancer.WhoHasRequest{Address: c.Spec.LoadBalancer.Address, From: h.Address, Quick: true}
+	r := balancer.WhoHasRequest{Address: c.Spec.LoadBalancer.Address, From: h.VIPAddresses(), Quick: true}
 	for _, other := range c.BalancerHosts() {
 		if other.Name != h.Name {
-			r.Peers = append(r.Peers, other.Address)
+			r.Peers = append(r.Peers, other.VIPAddresses()...)
 		}
 	}
 	return r

@@ -134,9 +134,38 @@ func (b *builder) refuseAddress(to spec.Endpoint) error {
 		if _, has := f.Interface(to.Address); has && !b.c.Balances(h) {
 			return refused(RuleEndpoint, h.Name+" has the address "+to.Address+", and is no load balancer", choose)
 		}
-		if b.c.Balances(h) && !f.OnLink(h.Address, to.Address) {
-			return refused(RuleEndpoint, fmt.Sprintf("the address %s is not in the network of the load balancer %s (%s)", to.Address, h.Name, h.Address),
+		if own := f.InNetworkOf(to.Address, h.VIPAddresses()...); b.c.Balances(h) && !f.OnLink(own, to.Address) {
+			return refused(RuleEndpoint, fmt.Sprintf("the address %s is not in the network of the load balancer %s (%s)", to.Address, h.Name, own),
 				"Choose a free address of that network (loadBalancer.address). All load balancers must be in it.")
+		}
+	}
+	return nil
+}
+
+// refuseFronts refuses addresses for load balancers that would move a virtual IP of the cluster to another interface. Load balancers that have changed and those
+// that have not would not hear each other, and both take it. A new virtual IP in the other network has no such moment.
+func (b *builder) refuseFronts() error {
+	edits, err := b.Edits()
+	if err != nil {
+		return nil // refused already
+	}
+	for _, h := range b.c.BalancerHosts() {
+		f := b.Facts(h.Name)
+		if f == nil || b.Gains(h) {
+			continue
+		}
+		edited := slices.ContainsFunc(edits, func(e spec.Edit) bool { return e.Host == h.Name && strings.HasSuffix(e.Path, ".frontAddress") })
+		for _, served := range append(b.FormerEndpoints(), b.Present().Endpoint()) {
+			own := f.InNetworkOf(served.Address, h.VIPAddresses()...)
+			if edited && own != h.Address && f.OnLink(h.Address, served.Address) {
+				return refused(RuleEndpoint, fmt.Sprintf("the load balancers have the virtual IP %s in the network of their address, and it is also in the network of the frontAddress %s of %s", served.Address, h.FrontAddress, h.Name),
+					"Give the load balancers frontAddresses in a network of its own, with another virtual IP (loadBalancer.address): they serve both until everything in the cluster has moved.")
+			}
+			i := slices.IndexFunc(f.Addresses, func(a facts.Address) bool { return a.IP != served.Address && f.OnLink(a.IP, served.Address) })
+			if i >= 0 && !f.OnLink(own, served.Address) && served.Address != b.c.Endpoint().Address { // the edit that began to move it there was taken back
+				return refused(RuleEndpoint, fmt.Sprintf("the load balancers still serve the virtual IP %s in the network of %s on %s, and the spec does not say that this is an address of %s", served.Address, f.Addresses[i].IP, f.Addresses[i].Interface, h.Name),
+					"Put the frontAddress of each load balancer back into the spec. To take a change of the endpoint back, it is enough to edit loadBalancer.address.")
+			}
 		}
 	}
 	return nil

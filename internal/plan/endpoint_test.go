@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"net"
 	"slices"
 	"strings"
@@ -154,7 +155,19 @@ var endpointEdits = map[string]func(*spec.Cluster){
 	"all": func(c *spec.Cluster) {
 		c.Spec.ControlPlane.Endpoint, c.Spec.LoadBalancer.Address = "kube.test.internal:443", "10.0.0.101"
 	},
+	"network": func(c *spec.Cluster) { c.Spec.LoadBalancer.Address = "192.0.2.100"; front(c) },
 }
+
+// front gives the load balancers addresses in a second network.
+func front(c *spec.Cluster) {
+	for i, h := range c.Spec.Hosts {
+		if c.Balances(h) {
+			c.Spec.Hosts[i].FrontAddress = frontOf(h)
+		}
+	}
+}
+
+func frontOf(h spec.Host) string { return strings.Replace(h.Address, "10.0.0.", "192.0.2.", 1) }
 
 // started is a cluster before a change of its endpoint.
 func started(t *testing.T) *facts.Observation {
@@ -165,6 +178,8 @@ func started(t *testing.T) *facts.Observation {
 		obs.Hosts[h.Name].Facts.Kubernetes.Arguments = map[string]map[string]string{facts.APIServer: noneLists(c)}
 	}
 	for _, h := range c.BalancerHosts() {
+		f := obs.Hosts[h.Name].Facts
+		f.Addresses = append(f.Addresses, facts.Address{IP: frontOf(h), Prefix: 24, Interface: "eth1"})
 		d := hostconfig.Balancer(c, h, obs.Hosts[h.Name].Facts, "CA")
 		obs.Hosts[h.Name].Balancer.Endpoints = served(&d)
 	}
@@ -246,6 +261,7 @@ func TestEndpointEditedWhileItChanges(t *testing.T) {
 		"all, and back":      {endpointEdits["all"]},
 		"all, and another":   {endpointEdits["all"], other},
 		"address, and back":  {endpointEdits["address"]},
+		"network, and back":  {endpointEdits["network"]},
 		"port, and back":     {endpointEdits["port"]},
 		"both, and back":     {endpointEdits["address"], endpointEdits["port"]},
 		"address, then port": {endpointEdits["address"], endpointEdits["port"]},
@@ -258,6 +274,8 @@ func TestEndpointEditedWhileItChanges(t *testing.T) {
 				edits[1](second)
 			case len(edits) > 1:
 				edits[1](first)
+			case name == "network, and back": // the addresses of hosts stay
+				front(second)
 			}
 			for killed := 0; ; killed++ {
 				obs := started(t)
@@ -270,6 +288,103 @@ func TestEndpointEditedWhileItChanges(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestFrontAddressesAreNotTakenBack while a virtual IP in their network is served: the load balancers would move it to another interface one after another.
+func TestFrontAddressesAreNotTakenBack(t *testing.T) {
+	edited, before := testCluster(), testCluster()
+	endpointEdits["network"](edited)
+	for killed := 0; ; killed++ {
+		obs := started(t)
+		left := makeSteps(t, edited, obs, killed)
+		p, err := Build(cluster.Evaluate(before, obs), testBundle)
+		var r *cluster.Refusal
+		switch serves := obs.API.Endpoints != "" || recorded(t, obs).Endpoint().Address == "192.0.2.100"; {
+		case serves && !errors.As(err, &r):
+			t.Fatalf("after %d steps: planned %v, error %v", killed, p, err)
+		case !serves && err != nil:
+			t.Fatalf("after %d steps: %v", killed, err)
+		}
+		if left == 0 {
+			break
+		}
+	}
+}
+
+func recorded(t *testing.T, obs *facts.Observation) *spec.Cluster {
+	t.Helper()
+	r, err := spec.ParseRecord([]byte(obs.API.Record))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Cluster()
+}
+
+// TestLoadBalancersHearEachOther while the virtual IP moves to another network: those that have an address have it on the same interface, and are
+// peers of each other there.
+func TestLoadBalancersHearEachOther(t *testing.T) {
+	c := testCluster()
+	endpointEdits["network"](c)
+	obs := started(t)
+	configs := map[string]string{}
+	keep := func(host string, d *facts.Desired) {
+		for _, f := range d.Files {
+			if f.Path == hostconfig.KeepalivedFile {
+				configs[host] = f.Content
+			}
+		}
+	}
+	for _, h := range testCluster().BalancerHosts() {
+		d := hostconfig.Balancer(testCluster(), h, obs.Hosts[h.Name].Facts, "CA")
+		keep(h.Name, &d)
+	}
+	moved := 0
+	for _, s := range build(t, c, obs).Steps {
+		applyStep(t, c, obs, s)
+		if s.Desired == nil || s.Host == "" {
+			continue
+		}
+		keep(s.Host, s.Desired)
+		for _, vip := range []string{"10.0.0.100", "192.0.2.100"} {
+			var sources, links []string
+			var instances []string
+			for _, h := range c.BalancerHosts() {
+				_, rest, has := strings.Cut(configs[h.Name], "vrrp_instance api-"+vip+" {")
+				if !has {
+					continue
+				}
+				instance, _, _ := strings.Cut(rest, "\n}\n")
+				instances = append(instances, instance)
+				sources, links = append(sources, wordAfter(instance, "unicast_src_ip")), append(links, wordAfter(instance, "interface"))
+			}
+			for i, instance := range instances {
+				for j, source := range sources {
+					if i != j && !strings.Contains(instance, "        "+source+" min_ttl") {
+						t.Fatalf("after %s: %s of %s does not hear %s:\n%s", s.ID, vip, sources[i], source, instance)
+					}
+				}
+				want := "eth0"
+				if vip == "192.0.2.100" {
+					want, moved = "eth1", moved+1
+				}
+				if links[i] != want {
+					t.Fatalf("after %s: %s is on %s", s.ID, vip, links[i])
+				}
+			}
+		}
+	}
+	if moved == 0 {
+		t.Error("nothing moved")
+	}
+}
+
+// wordAfter is the word after another one.
+func wordAfter(text, word string) string {
+	f := strings.Fields(text)
+	if i := slices.Index(f, word); i >= 0 && i+1 < len(f) {
+		return f[i+1]
+	}
+	return ""
 }
 
 // TestAHostDiesWhileTheEndpointChanges: it can be removed, before anything else, and the change goes on without it.
@@ -370,6 +485,20 @@ func TestEndpointRefusals(t *testing.T) {
 			f := o.Hosts["worker-a"].Facts
 			f.Addresses = append(f.Addresses, facts.Address{IP: "10.0.0.101"})
 		}, "worker-a has the address"},
+		"a network that has the virtual IP already": {func(c *spec.Cluster) {
+			for i, h := range c.Spec.Hosts {
+				if address := map[string]string{"lb-a": "10.0.0.98", "lb-b": "10.0.0.99"}[h.Name]; address != "" {
+					c.Spec.Hosts[i].FrontAddress = address
+				}
+			}
+		}, func(o *facts.Observation) {
+			o.Hosts["lb-a"].Facts.Addresses[1] = facts.Address{IP: "10.0.0.98", Prefix: 27, Interface: "eth1"}
+			o.Hosts["lb-b"].Facts.Addresses[1] = facts.Address{IP: "10.0.0.99", Prefix: 27, Interface: "eth1"}
+		}, "is also in the network of the frontAddress 10.0.0.98 of lb-a"},
+		"no front addresses": {func(c *spec.Cluster) { c.Spec.LoadBalancer.Address = "192.0.2.100" }, nil, "not in the network of the load balancer lb-a (10.0.0."},
+		"a front address that is not there": {endpointEdits["network"], func(o *facts.Observation) {
+			o.Hosts["lb-b"].Facts.Addresses[1].IP = "198.51.100.7"
+		}, "not in the network of the load balancer lb-b (192.0.2."},
 		"a host that is down":          {endpointEdits["port"], func(o *facts.Observation) { o.Hosts["worker-b"] = facts.Host{Error: "no route"} }, "worker-b cannot be changed"},
 		"a key that is kept elsewhere": {endpointEdits["name"], func(o *facts.Observation) { o.Hosts["cp-b"].Facts.Kubernetes.MissingPKI = []string{"ca.key"} }, "key of the cluster's CA"},
 		"a controller manager": {endpointEdits["port"], func(o *facts.Observation) {
@@ -442,7 +571,7 @@ func TestHostsKeepTheirEndpointWithoutTheAPI(t *testing.T) {
 					if s.Desired == nil {
 						continue
 					}
-					if s.Detail == "load-balancer" && edit != "address" {
+					if s.Detail == "load-balancer" && edit != "address" && edit != "network" {
 						t.Errorf("%s serves %v", s.ID, served(s.Desired))
 					}
 					for _, f := range s.Desired.Files {

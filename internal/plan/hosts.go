@@ -206,7 +206,7 @@ func (b *builder) unknownPeers(h spec.Host) bool {
 		return false
 	}
 	return slices.ContainsFunc(seen.Peers, func(address string) bool {
-		return !slices.ContainsFunc(b.c.BalancerHosts(), func(o spec.Host) bool { return o.Address == address })
+		return !slices.ContainsFunc(b.c.BalancerHosts(), func(o spec.Host) bool { return slices.Contains(o.VIPAddresses(), address) })
 	})
 }
 

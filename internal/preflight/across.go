@@ -165,10 +165,16 @@ func (j *judge) reach() {
 	}
 	for _, g := range groups {
 		fix := j.reachFix(g.to, g.address, g.outcome)
-		if g.outcome != facts.Routed {
-			fix = cmp.Or(j.diverted(from[g][0], g.address), fix)
+		to := g.to
+		if h, ok := j.c.Host(g.to); ok {
+			if g.outcome != facts.Routed {
+				fix = cmp.Or(j.diverted(from[g][0], g.address), fix)
+			}
+			if g.address != h.Address {
+				to += " at " + g.address
+			}
 		}
-		j.add(failure, "reach", append(slices.Clone(from[g]), g.to), fix, "%s cannot reach %s on %s: %s", few(from[g]), g.to, g.ports, why(g.outcome, g.detail))
+		j.add(failure, "reach", append(slices.Clone(from[g]), g.to), fix, "%s cannot reach %s on %s: %s", few(from[g]), to, g.ports, why(g.outcome, g.detail))
 	}
 }
 

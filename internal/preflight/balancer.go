@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -37,9 +38,40 @@ func (j *judge) balancer(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		j.add(failure, "versions", on, fmt.Sprintf("Create it: `useradd --system --user-group --home-dir /var/lib/haproxy --shell /usr/sbin/nologin %s`.", hostconfig.HAProxyUser),
 			"HAProxy is installed on HOSTS without the user %s, which the distributions' packages create", hostconfig.HAProxyUser)
 	}
-	if at, ok := f.Interface(h.Address); ok && !f.OnLink(h.Address, j.c.Spec.LoadBalancer.Address) {
-		j.add(failure, "virtual-ip", on, "Choose a free address of that network as loadBalancer.address. All load balancers must be in it.",
-			"the virtual IP %s is not in the network of the load balancer %s (%s/%d on %s)", j.c.Spec.LoadBalancer.Address, h.Name, at.IP, at.Prefix, at.Interface)
+	address := j.c.Spec.LoadBalancer.Address
+	own := f.InNetworkOf(address, h.VIPAddresses()...)
+	if at, ok := f.Interface(own); ok && !f.OnLink(own, address) {
+		fix := "Choose a free address of that network as loadBalancer.address. All load balancers must be in it."
+		for _, other := range f.Addresses {
+			if f.OnLink(other.IP, address) && other.IP != address {
+				fix += fmt.Sprintf(" Or, if the network of %s on %s is to carry the virtual IP, write `frontAddress: %s` for %s, and for each other load balancer its address there.", other.IP, other.Interface, other.IP, h.Name)
+			}
+		}
+		j.add(failure, "virtual-ip", on, fix, "the virtual IP %s is not in the network of the load balancer %s (%s/%d on %s)", address, h.Name, at.IP, at.Prefix, at.Interface)
+	}
+	if h.FrontAddress == "" {
+		return
+	}
+	front, ok := f.Interface(h.FrontAddress)
+	if !ok {
+		j.add(failure, "virtual-ip", on, "Give the host this address, or put the one that it has in the network of the virtual IP into the spec: keepalived uses its interface.",
+			"no interface of %s has its frontAddress %s; it has %s", h.Name, h.FrontAddress, listed(f))
+		return
+	}
+	if own != h.FrontAddress && f.OnLink(own, address) {
+		j.add(warning, "virtual-ip", on, "Choose a free address of the network of frontAddress as loadBalancer.address, or remove frontAddress from all hosts.",
+			"the virtual IP %s is in the network of the address of %s (%s), and its frontAddress %s is not used", address, h.Name, own, h.FrontAddress)
+	}
+	for _, other := range f.Addresses {
+		a, err := netip.ParseAddr(other.IP)
+		b, err2 := netip.ParseAddr(front.IP)
+		if err != nil || err2 != nil || other.Interface == front.Interface && other.IP != h.Address || other.IP == front.IP {
+			continue
+		}
+		if one, two := netip.PrefixFrom(a, other.Prefix), netip.PrefixFrom(b, front.Prefix); one.Overlaps(two) && one.Bits() < a.BitLen() {
+			j.add(failure, "virtual-ip", on, "Use a network for the virtual IP that no other interface is in. If it is the network of `address`, remove frontAddress from all hosts.",
+				"the network of the frontAddress %s of %s (%s on %s) overlaps %s on %s: which of them carries the virtual IP would be a matter of chance", front.IP, h.Name, two.Masked(), front.Interface, one.Masked(), other.Interface)
+		}
 	}
 }
 
@@ -52,7 +84,7 @@ func (j *judge) virtualIP() {
 		if f == nil {
 			continue
 		}
-		_, has := f.Interface(h.Address) // without its address there is a finding already, and nothing could be asked
+		_, has := f.Interface(f.InNetworkOf(address, h.VIPAddresses()...)) // without its address there is a finding already, and nothing could be asked
 		if seen, asked := j.seen.VirtualIP[h.Name]; has && asked && seen.Unknown != "" {
 			j.add(warning, "virtual-ip", []string{h.Name}, "Check that no machine has it: `"+askFor(address)+"`.", "whether the virtual IP %s is free could not be checked on HOSTS: %s", address, seen.Unknown)
 		}

@@ -28,7 +28,7 @@ func openings(c *spec.Cluster, h spec.Host) (out []opening) {
 			out = with(out, o)
 			continue
 		}
-		addresses := []func(spec.Host) string{func(from spec.Host) string { return from.Address }}
+		addresses := []func(spec.Host) string{in.address}
 		if in.use == podTraffic { // flannel sends the packets of each family over that family
 			addresses = append(addresses, func(from spec.Host) string { return from.SecondaryAddress })
 		}
@@ -50,7 +50,11 @@ func openings(c *spec.Cluster, h spec.Host) (out []opening) {
 // with adds an opening to others, to one for the same hosts if there is one.
 func with(all []opening, o opening) []opening {
 	if i := slices.IndexFunc(all, func(x opening) bool { return x.proto == o.proto && slices.Equal(x.sources, o.sources) }); i >= 0 {
-		all[i].ports = append(all[i].ports, o.ports...)
+		for _, port := range o.ports { // the API and the endpoint may have one port at different addresses
+			if !slices.Contains(all[i].ports, port) {
+				all[i].ports = append(all[i].ports, port)
+			}
+		}
 		return all
 	}
 	return append(all, o)

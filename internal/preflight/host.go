@@ -324,15 +324,20 @@ func (j *judge) node(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	}
 }
 
+// listed are the addresses of a host.
+func listed(f *facts.Facts) string {
+	var have []string
+	for _, a := range f.Addresses {
+		have = append(have, a.IP+" on "+a.Interface)
+	}
+	return cmp.Or(strings.Join(have, ", "), "none")
+}
+
 func (j *judge) identity(h spec.Host, f *facts.Facts, _ facts.Inspection) {
 	on := []string{h.Name}
 	if _, ok := f.Interface(h.Address); !ok {
-		var have []string
-		for _, a := range f.Addresses {
-			have = append(have, a.IP+" on "+a.Interface)
-		}
 		j.add(failure, "address", on, "Put an address that the host has into the spec: etcd, the kubelet and keepalived bind to it.",
-			"no interface of %s has the address %s; it has %s", h.Name, h.Address, cmp.Or(strings.Join(have, ", "), "none"))
+			"no interface of %s has the address %s; it has %s", h.Name, h.Address, listed(f))
 	}
 	first, _ := f.Interface(h.Address)
 	switch second, ok := f.Interface(h.SecondaryAddress); {

@@ -39,6 +39,15 @@ type inlet struct {
 	proto string
 	use   string
 	from  func(spec.Host) bool
+	// at is the address of a host in the network that is used; nil for its address as a node.
+	at func(spec.Host) string
+}
+
+func (in inlet) address(h spec.Host) string {
+	if in.at == nil {
+		return h.Address
+	}
+	return in.at(h)
 }
 
 // inbound is what other hosts will open connections to on a host, and which of them.
@@ -47,29 +56,32 @@ func inbound(c *spec.Cluster, h spec.Host) []inlet {
 	member := func(o spec.Host) bool { return hasMember(c, o) }
 	var out []inlet
 	if cp(h) {
-		out = append(out, inlet{6443, facts.TCP, "API", func(o spec.Host) bool { return o.IsNode() || c.Balances(o) }})
+		out = append(out, inlet{6443, facts.TCP, "API", func(o spec.Host) bool { return o.IsNode() || c.Balances(o) }, nil})
 	}
 	if cp(h) && c.Spec.Monitoring.Exporter { // Prometheus may run on any node
-		out = append(out, inlet{spec.ExporterPort, facts.TCP, "metrics", spec.Host.IsNode})
+		out = append(out, inlet{spec.ExporterPort, facts.TCP, "metrics", spec.Host.IsNode, nil})
 	}
 	if member(h) {
-		out = append(out, inlet{2379, facts.TCP, "etcd clients", func(o spec.Host) bool { return member(o) || cp(o) }},
-			inlet{2380, facts.TCP, "etcd members", member})
+		out = append(out, inlet{2379, facts.TCP, "etcd clients", func(o spec.Host) bool { return member(o) || cp(o) }, nil},
+			inlet{2380, facts.TCP, "etcd members", member, nil})
 	}
 	if h.IsNode() {
-		out = append(out, inlet{10250, facts.TCP, "kubelet", cp})
+		out = append(out, inlet{10250, facts.TCP, "kubelet", cp, nil})
 		if c.InstallsPrometheus() {
-			out = append(out, inlet{10250, facts.TCP, nodeMetrics, func(o spec.Host) bool { return o.IsNode() && !cp(o) }},
-				inlet{spec.NodeExporterPort, facts.TCP, nodeMetrics, spec.Host.IsNode})
+			out = append(out, inlet{10250, facts.TCP, nodeMetrics, func(o spec.Host) bool { return o.IsNode() && !cp(o) }, nil},
+				inlet{spec.NodeExporterPort, facts.TCP, nodeMetrics, spec.Host.IsNode, nil})
 		}
 		if c.Spec.Network.CNI == spec.CNIFlannel {
-			out = append(out, inlet{flannelPort, facts.UDP, podTraffic, spec.Host.IsNode})
+			out = append(out, inlet{flannelPort, facts.UDP, podTraffic, spec.Host.IsNode, nil})
+			if second := func(o spec.Host) string { return o.SecondaryAddress }; second(h) != "" { // flannel sends the packets of each family over that family
+				out = append(out, inlet{flannelPort, facts.UDP, podTraffic, func(o spec.Host) bool { return o.IsNode() && second(o) != "" }, second})
+			}
 		}
 	}
 	if c.Balances(h) {
-		out = append(out, inlet{0, facts.VRRP, "virtual IP", c.Balances})
-		if !sharesPort(c, h) {
-			out = append(out, inlet{endpointPort(c), facts.TCP, "endpoint", spec.Host.IsNode})
+		out = append(out, inlet{0, facts.VRRP, "virtual IP", c.Balances, spec.Host.VIPAddress})
+		if !sharesPort(c, h) || h.FrontAddress != "" {
+			out = append(out, inlet{endpointPort(c), facts.TCP, "endpoint", spec.Host.IsNode, spec.Host.VIPAddress})
 		}
 	}
 	return out
@@ -87,12 +99,7 @@ func Paths(c *spec.Cluster, only []string) []facts.Path {
 				if from.Name == to.Name || !wanted(from) && !wanted(to) || !in.from(from) || (in.use == podTraffic || in.use == nodeMetrics) && !near[[2]string{from.Name, to.Name}] {
 					continue
 				}
-				path := facts.Path{From: from.Name, To: to.Name, Address: to.Address, Proto: in.proto, Port: in.port, For: in.use}
-				out = append(out, path)
-				if in.use == podTraffic && to.SecondaryAddress != "" && from.SecondaryAddress != "" { // flannel sends the packets of each family over that family
-					path.Address = to.SecondaryAddress
-					out = append(out, path)
-				}
+				out = append(out, facts.Path{From: from.Name, To: to.Name, Address: in.address(to), Proto: in.proto, Port: in.port, For: in.use})
 			}
 		}
 	}
@@ -127,25 +134,38 @@ func neighbours(c *spec.Cluster) map[[2]string]bool {
 	return pairs
 }
 
-// BalancerListeners are what a host of the cluster has to listen on that becomes a load balancer, so that the paths to that can be tried.
-func BalancerListeners(c *spec.Cluster, h spec.Host) (tcp []int, vrrp bool) {
-	if !sharesPort(c, h) {
-		tcp = []int{endpointPort(c)}
-	}
-	return tcp, true
+// Listener is what a host has to listen on at one of its addresses so that the paths to it can be tried.
+type Listener struct {
+	Address  string
+	TCP, UDP []int
+	VRRP     bool
 }
 
-// Listeners are what a host has to listen on so that the paths to it can be tried.
-func Listeners(c *spec.Cluster, h spec.Host) (tcp, udp []int, vrrp bool) {
+// BalancerListener is that of a host of the cluster that becomes a load balancer.
+func BalancerListener(c *spec.Cluster, h spec.Host) Listener {
+	l := Listener{Address: h.VIPAddress(), VRRP: true}
+	if !sharesPort(c, h) {
+		l.TCP = []int{endpointPort(c)}
+	}
+	return l
+}
+
+// Listeners are those of a host that is not yet a part of the cluster.
+func Listeners(c *spec.Cluster, h spec.Host) (out []Listener) {
 	for _, in := range inbound(c, h) {
-		switch in.proto {
+		address := in.address(h)
+		i := slices.IndexFunc(out, func(l Listener) bool { return l.Address == address })
+		if i < 0 {
+			i, out = len(out), append(out, Listener{Address: address})
+		}
+		switch l := &out[i]; in.proto {
 		case facts.TCP:
-			tcp = append(tcp, in.port)
+			l.TCP = append(l.TCP, in.port)
 		case facts.UDP:
-			udp = append(udp, in.port)
+			l.UDP = append(l.UDP, in.port)
 		case facts.VRRP:
-			vrrp = true
+			l.VRRP = true
 		}
 	}
-	return tcp, udp, vrrp
+	return out
 }

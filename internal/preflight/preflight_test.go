@@ -107,6 +107,64 @@ func (w world) fail(from, to string, port int, o facts.Outcome, detail string) {
 	}
 }
 
+// front gives the load balancers a second interface, and the virtual IP its network.
+func (w world) front() {
+	w.c.Spec.LoadBalancer.Address = "192.0.2.100"
+	for i, h := range w.c.Spec.Hosts {
+		if w.c.Balances(h) {
+			w.c.Spec.Hosts[i].FrontAddress = strings.Replace(h.Address, "10.0.0.", "192.0.2.", 1)
+			f := w.facts(h.Name)
+			f.Addresses = append(f.Addresses, facts.Address{IP: w.c.Spec.Hosts[i].FrontAddress, Prefix: 24, Interface: "eth1"})
+		}
+	}
+}
+
+// TestPathsOfAFrontNetwork: what uses the virtual IP is tried, and let in, in its network, and everything else in that of the nodes.
+func TestPathsOfAFrontNetwork(t *testing.T) {
+	for name, balancers := range map[string]string{"own hosts": spec.RoleLoadBalancer, "control planes": spec.RoleControlPlane} {
+		t.Run(name, func(t *testing.T) {
+			c := labSpec()
+			if balancers == spec.RoleControlPlane {
+				c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Has(spec.RoleLoadBalancer) })
+			}
+			obs, seen := healthy(c)
+			world{c, obs, seen}.front()
+			tried := map[string]int{}
+			for _, p := range Paths(c, nil) {
+				to, _ := c.Host(p.To)
+				tried[p.For]++
+				want := to.Address
+				if p.For == "virtual IP" || p.For == "endpoint" {
+					want = to.FrontAddress
+				}
+				if p.Address != want {
+					t.Errorf("%+v, want the address %s", p, want)
+				}
+			}
+			if tried["virtual IP"] == 0 || tried["endpoint"] == 0 || tried["API"] == 0 {
+				t.Errorf("tried are %v", tried)
+			}
+			for _, h := range c.Spec.Hosts {
+				listens := map[string]Listener{}
+				for _, l := range Listeners(c, h) {
+					listens[l.Address] = l
+				}
+				if front := listens[h.FrontAddress]; c.Balances(h) != front.VRRP || c.Balances(h) != slices.Contains(front.TCP, 6443) || listens[h.Address].VRRP {
+					t.Errorf("%s listens on %+v", h.Name, listens)
+				}
+			}
+			h := c.BalancerHosts()[0]
+			fix := openPorts(c, h, "ufw")
+			if peer := c.BalancerHosts()[1]; !strings.Contains(fix, "proto vrrp from "+peer.FrontAddress) && !strings.Contains(fix, peer.FrontAddress+" ") || strings.Contains(fix, "6443,6443") {
+				t.Errorf("%s", fix)
+			}
+			if found := Judge(cluster.Evaluate(c, obs), seen, nil); len(found) > 0 {
+				t.Errorf("%+v", found)
+			}
+		})
+	}
+}
+
 // TestFindings changes one thing at a time, and has that found and nothing else. Every check and each of its severities
 // must have a case.
 func TestFindings(t *testing.T) {
@@ -430,6 +488,34 @@ func TestFindings(t *testing.T) {
 		}, warning, "versions", "lb-a", "cannot be determined (exec format error)", "haproxy -v"},
 		{"HAProxy without a user", func(w world) { w.in("lb-a", func(in *facts.Inspection) { in.NoHAProxyUser = true }) }, failure, "versions", "lb-a", "without the user haproxy", "useradd --system"},
 		{"a virtual IP elsewhere", func(w world) { w.facts("lb-a").Addresses[0].Prefix = 27 }, failure, "virtual-ip", "lb-a", "10.0.0.100 is not in the network of the load balancer lb-a (10.0.0.16/27 on eth0)", "of that network"},
+		{"a virtual IP in the network of another interface", func(w world) {
+			f := w.facts("lb-a")
+			f.Addresses[0].Prefix = 27
+			f.Addresses = append(f.Addresses, facts.Address{IP: "10.0.0.98", Prefix: 27, Interface: "eth1"})
+		}, failure, "virtual-ip", "lb-a", "10.0.0.100 is not in the network of the load balancer lb-a (10.0.0.16/27 on eth0)", "the network of 10.0.0.98 on eth1 is to carry the virtual IP, write `frontAddress: 10.0.0.98` for lb-a"},
+		{"a front address that is not there", func(w world) {
+			w.front()
+			w.facts("lb-a").Addresses[1].IP = "192.0.2.99"
+		}, failure, "virtual-ip", "lb-a", "no interface of lb-a has its frontAddress 192.0.2.16; it has 10.0.0.16 on eth0, 192.0.2.99 on eth1", "in the network of the virtual IP"},
+		{"a virtual IP outside of the front network", func(w world) {
+			w.front()
+			w.facts("lb-b").Addresses[1].Prefix = 27
+		}, failure, "virtual-ip", "lb-b", "192.0.2.100 is not in the network of the load balancer lb-b (192.0.2.17/27 on eth1)", "of that network"},
+		{"two interfaces in the front network", func(w world) {
+			w.front()
+			f := w.facts("lb-a")
+			f.Addresses = append(f.Addresses, facts.Address{IP: "192.0.2.200", Prefix: 25, Interface: "eth2"})
+		}, failure, "virtual-ip", "lb-a", "the network of the frontAddress 192.0.2.16 of lb-a (192.0.2.0/24 on eth1) overlaps 192.0.2.128/25 on eth2", "no other interface"},
+		{"a front address that the virtual IP does not use", func(w world) {
+			h := &w.c.Spec.Hosts[slices.IndexFunc(w.c.Spec.Hosts, func(h spec.Host) bool { return h.Name == "lb-a" })]
+			h.FrontAddress = "192.0.2.16"
+			f := w.facts("lb-a")
+			f.Addresses = append(f.Addresses, facts.Address{IP: "192.0.2.16", Prefix: 24, Interface: "eth1"})
+		}, warning, "virtual-ip", "lb-a", "the virtual IP 10.0.0.100 is in the network of the address of lb-a (10.0.0.16), and its frontAddress 192.0.2.16 is not used", "network of frontAddress"},
+		{"a front network with a firewall", func(w world) {
+			w.front()
+			w.seen.Reach = append(w.seen.Reach, facts.Reach{Path: facts.Path{From: "worker-a", To: "lb-a", Address: "192.0.2.16", Proto: facts.TCP, Port: 6443, For: "endpoint"}, Outcome: facts.TimedOut})
+		}, failure, "reach", "worker-a lb-a", "worker-a cannot reach lb-a at 192.0.2.16 on 6443/tcp (endpoint): no answer", "Open"},
 		{"a virtual IP that a printer has", func(w world) {
 			w.seen.VirtualIP = map[string]facts.AddressHolders{"lb-a": {MAC: "52:54:00:00:00:05", Answers: []string{"00:1b:a9:00:00:01"}}, "lb-b": {MAC: "52:54:00:00:00:06", Answers: []string{"00:1b:a9:00:00:01"}}}
 		}, failure, "virtual-ip", "lb-a lb-b", "the virtual IP 10.0.0.100 is in use: an unknown machine with the hardware address 00:1b:a9:00:00:01 has it", "choose another one as loadBalancer.address"},
@@ -735,8 +821,8 @@ func TestAControlPlaneBecomesALoadBalancer(t *testing.T) {
 	if found := judged(); len(found) != 1 || found[0].Rule != "ports" {
 		t.Errorf("port 8404 is taken: %+v", found)
 	}
-	if tcp, vrrp := BalancerListeners(c, c.Spec.Hosts[i]); len(tcp) > 0 || !vrrp {
-		t.Errorf("it listens on %v, VRRP %t", tcp, vrrp)
+	if l := BalancerListener(c, c.Spec.Hosts[i]); len(l.TCP) > 0 || !l.VRRP || l.Address != c.Spec.Hosts[i].Address {
+		t.Errorf("it listens on %+v", l)
 	}
 }
 

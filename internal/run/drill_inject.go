@@ -117,7 +117,7 @@ func (d *drilling) request(i drill.Injection, on spec.Host) fault.Request {
 	peers := func(which func(spec.Host) bool) (out []string) {
 		for _, h := range d.Cluster.Spec.Hosts {
 			if h.Name != on.Name && which(h) {
-				out = append(out, h.Addresses()...)
+				out = append(out, h.AllAddresses()...)
 			}
 		}
 		return out

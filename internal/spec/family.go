@@ -111,9 +111,16 @@ func (n Network) First() Family {
 // Uses reports whether the cluster's pods and Services have addresses of the family.
 func (n Network) Uses(f Family) bool { return slices.Contains(n.Families(), f) }
 
-// Addresses are the addresses of the host: one, or one of each family.
-func (h Host) Addresses() []string {
-	return slices.DeleteFunc([]string{h.Address, h.SecondaryAddress}, func(a string) bool { return a == "" })
+// Addresses are the addresses of the host as a node: one, or one of each family.
+func (h Host) Addresses() []string { return thatAreSet(h.Address, h.SecondaryAddress) }
+
+// AllAddresses are the addresses of the host in all networks.
+func (h Host) AllAddresses() []string {
+	return thatAreSet(h.Address, h.SecondaryAddress, h.FrontAddress)
+}
+
+func thatAreSet(addresses ...string) []string {
+	return slices.DeleteFunc(addresses, func(a string) bool { return a == "" })
 }
 
 // SharesAddress reports whether both are the same machine by one of their addresses.
@@ -228,6 +235,9 @@ func (k *checker) families() {
 		case len(use) == 1:
 			k.refuse(path+".secondaryAddress", fmt.Sprintf("remove it, or add ranges for %s: `podCIDR: %s,%s` and `serviceCIDR: %s,%s`", second, n.PodCIDR, limitsOf[second].pods, n.ServiceCIDR, limitsOf[second].services),
 				"`%s` has an %s address, but the pods have only %s", h.Name, second, use[0])
+		}
+		if f := sound(h.FrontAddress); f != "" && f != use[0] {
+			k.refuse(path+".frontAddress", fmt.Sprintf("use an %s address", use[0]), "the frontAddress of `%s` is an %s address, but the virtual IP has the cluster's first family, %s", h.Name, f, use[0])
 		}
 	}
 	if f := sound(k.c.Spec.LoadBalancer.Address); f != "" && f != use[0] {

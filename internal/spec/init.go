@@ -244,6 +244,8 @@ func ParseHostFlag(s string) (Host, error) {
 			h.Address = value
 		case "secondaryAddress":
 			h.SecondaryAddress = value
+		case "frontAddress":
+			h.FrontAddress = value
 		case "role":
 			h.Roles = append(h.Roles, value)
 		case "zone":
@@ -269,7 +271,7 @@ func ParseHostFlag(s string) (Host, error) {
 		case "jumpKey":
 			h.SSH.JumpKeyFile = value
 		default:
-			keys := []string{"name", "address", "role", "zone", "failsWith", "user", "port", "key", "hostKey", "jump", "jumpKey"}
+			keys := []string{"name", "address", "secondaryAddress", "frontAddress", "role", "zone", "failsWith", "user", "port", "key", "hostKey", "jump", "jumpKey"}
 			return Host{}, fmt.Errorf("reading the host %q: unknown key %q; %s", s, key, suggest(key, keys, "use "+or(keys)))
 		}
 	}

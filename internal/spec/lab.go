@@ -47,7 +47,7 @@ func (c *Cluster) ForLab(o LabOptions) *Cluster {
 				continue
 			}
 		}
-		h.Address, h.SecondaryAddress, h.SSH = "", "", SSH{}
+		h.Address, h.SecondaryAddress, h.FrontAddress, h.SSH = "", "", "", SSH{}
 		hosts = append(hosts, h)
 	}
 	s.Hosts = hosts

@@ -356,6 +356,9 @@ type Host struct {
 	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"fixed"`
 	// SecondaryAddress is the address of a node in the second IP family of a dual-stack cluster, on the same network interface.
 	SecondaryAddress string `yaml:"secondaryAddress,omitempty" json:"secondaryAddress,omitempty" edit:"fixed"`
+	// FrontAddress is the address of a load balancer in the network of the virtual IP, if that is not the network of address. The load balancers
+	// exchange VRRP between these addresses, and the virtual IP is on their network interface.
+	FrontAddress string `yaml:"frontAddress,omitempty" json:"frontAddress,omitempty" edit:"fixed"`
 	// Roles are the roles of the host. A host can have several.
 	Roles []string `yaml:"roles" json:"roles" edit:"fixed,set"`
 	// Zone is the failure domain of the host; it becomes the label topology.kubernetes.io/zone.
@@ -532,6 +535,13 @@ func (c *Cluster) InstallsPrometheus() bool { return c.Spec.Monitoring.Prometheu
 
 // StackedEtcd reports whether etcd runs on the control planes, as static pods.
 func (c *Cluster) StackedEtcd() bool { return c.Spec.ControlPlane.Topology != TopologyExternal }
+
+// VIPAddresses are the addresses of a load balancer in whose networks a virtual IP can be. That of the spec is in the network of the last one. While the
+// endpoint moves into or out of the network of frontAddress, the load balancers have a virtual IP in both.
+func (h Host) VIPAddresses() []string { return thatAreSet(h.Address, h.FrontAddress) }
+
+// VIPAddress is the address of a load balancer in the network of the spec's virtual IP.
+func (h Host) VIPAddress() string { return cmp.Or(h.FrontAddress, h.Address) }
 
 // ManagedEtcd reports whether etcd runs on its own hosts and is managed by Quorate.
 func (c *Cluster) ManagedEtcd() bool { return !c.StackedEtcd() && !c.ExistingEtcd() }

@@ -31,7 +31,7 @@ func (k *checker) hosts() {
 		} else {
 			names[h.Name] = i
 		}
-		for _, f := range []struct{ path, address string }{{path + ".address", h.Address}, {path + ".secondaryAddress", h.SecondaryAddress}} {
+		for _, f := range []struct{ path, address string }{{path + ".address", h.Address}, {path + ".secondaryAddress", h.SecondaryAddress}, {path + ".frontAddress", h.FrontAddress}} {
 			if f.address == "" {
 				continue
 			}
@@ -50,6 +50,40 @@ func (k *checker) hosts() {
 	}
 	k.endpointPort()
 	k.addressed()
+	k.fronts()
+}
+
+// fronts checks that either all load balancers have an address in a network of the virtual IP's own, or none has.
+func (k *checker) fronts() {
+	var with, without []string
+	for _, h := range k.c.BalancerHosts() {
+		if h.FrontAddress != "" {
+			with = append(with, h.Name)
+		} else {
+			without = append(without, h.Name)
+		}
+	}
+	for i, h := range k.c.Spec.Hosts {
+		path := fmt.Sprintf("spec.hosts[%d].frontAddress", i)
+		switch {
+		case h.FrontAddress == "":
+			if len(with) > 0 && slices.Contains(without, h.Name) {
+				k.refuse(path, fmt.Sprintf("add the address that `%s` has in that network, or remove frontAddress from all hosts if the virtual IP is in the network of their address", h.Name),
+					"`%s` has no frontAddress, but %s: all load balancers must be in the network of the virtual IP", h.Name, haveIt(with))
+			}
+		case k.c.Spec.LoadBalancer.Type == BalancerExternal:
+			k.refuse(path, "remove it", "`%s` has a frontAddress, but the load balancer is your own (loadBalancer.type: external)", h.Name)
+		case !h.Has(RoleControlPlane) && !h.Has(RoleLoadBalancer): // control planes can be load balancers
+			k.refuse(path, "remove it, or give the host the role load-balancer", "`%s` has a frontAddress and is no load balancer", h.Name)
+		}
+	}
+}
+
+func haveIt(names []string) string {
+	if len(names) == 1 {
+		return names[0] + " has one"
+	}
+	return few(names) + " have one"
 }
 
 // line adds the line of another field to a message, if it has one.

@@ -280,7 +280,7 @@ func (k *checker) keepsClear(path, what string, cidr netip.Prefix) {
 	}
 	var names []string
 	for _, h := range k.c.Spec.Hosts {
-		if slices.ContainsFunc(h.Addresses(), inside) {
+		if slices.ContainsFunc(h.AllAddresses(), inside) {
 			names = append(names, h.Name)
 		}
 	}

@@ -64,6 +64,8 @@ var (
 		"10.0.0.11", "10.0.0.11, secondaryAddress: 'fd00::11'", "10.0.0.12", "10.0.0.12, secondaryAddress: 'fd00::12'",
 		"10.0.0.13", "10.0.0.13, secondaryAddress: 'fd00::13'", "10.0.0.21", "10.0.0.21, secondaryAddress: 'fd00::21'",
 		"10.0.0.22", "10.0.0.22, secondaryAddress: 'fd00::22'"}
+	// frontEdits give the virtual IP a network of its own.
+	frontEdits          = []string{"address: 10.0.0.100", "address: 192.0.2.100", "10.0.0.31", "10.0.0.31, frontAddress: 192.0.2.31", "10.0.0.32", "10.0.0.32, frontAddress: 192.0.2.32"}
 	untainted           = []string{"effect: NoSchedule", "effect: PreferNoSchedule"}
 	oneControlPlaneLess = []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}
 )
@@ -139,6 +141,9 @@ func TestSpecsThatAreFine(t *testing.T) {
 		"dual stack":                     {data: edit(t, real, dualEdits...)},
 		"dual stack, default Services":   {data: edit(t, real, with(dualEdits, "    serviceCIDR: '10.96.0.0/12,fd00:10:96::/112'\n", "")...)},
 		"dual stack, balancers, too":     {data: edit(t, real, with(dualEdits, "10.0.0.31", "10.0.0.31, secondaryAddress: 'fd00::31'")...)},
+		"a front network":                {data: edit(t, real, frontEdits...)},
+		"a front network of all":         {data: edit(t, real, with(frontEdits, "10.0.0.11", "10.0.0.11, frontAddress: 192.0.2.11")...)},
+		"a front network, IPv6":          {data: edit(t, real, with(ipv6Edits, "'fd00::31'", "'fd00::31', frontAddress: 'fd00:1::31'", "'fd00::32'", "'fd00::32', frontAddress: 'fd00:1::32'")...)},
 		"dual stack, IPv6 first":         {data: edit(t, real, with(ipv6Edits, "podCIDR: fd00:10:244::/56", "podCIDR: 'fd00:10:244::/56,10.244.0.0/16'", "serviceCIDR: fd00:10:96::/112", "serviceCIDR: 'fd00:10:96::/112,10.96.0.0/12'", "'fd00::11'", "'fd00::11', secondaryAddress: 10.0.0.11", "'fd00::12'", "'fd00::12', secondaryAddress: 10.0.0.12", "'fd00::13'", "'fd00::13', secondaryAddress: 10.0.0.13", "'fd00::21'", "'fd00::21', secondaryAddress: 10.0.0.21", "'fd00::22'", "'fd00::22', secondaryAddress: 10.0.0.22")...)},
 		"existing etcd, two":             {data: edit(t, real, with(existingEtcd, oneControlPlaneLess...)...)},
 		"another published patch":        {data: edit(t, real, "{source: modules}", "{source: official}", "v1.37.2", "v1.37.9")},
@@ -304,6 +309,13 @@ func TestRefusals(t *testing.T) {
 		"secondary not used":      {edits: []string{"address: 10.0.0.11", "address: 10.0.0.11, secondaryAddress: 'fd00::11'"}, path: "spec.hosts[0].secondaryAddress", at: "cp-a", want: []string{"the pods have only IPv4", "podCIDR: 10.244.0.0/16,fd00:10:244::/56"}},
 		"secondary twice":         {edits: with(dualEdits, "'fd00::12'", "'fd00::11'"), path: "spec.hosts[1].secondaryAddress", at: "cp-b", want: []string{"already used by spec.hosts[0].secondaryAddress"}},
 		"secondary in pods":       {edits: with(dualEdits, "'fd00::11'", "'fd00:10:244::11'"), path: "spec.network.podCIDR", at: "podCIDR", want: []string{"contains the addresses of hosts: cp-a"}},
+		"front missing":           {edits: with(frontEdits, ", frontAddress: 192.0.2.32", ""), path: "spec.hosts[6].frontAddress", at: "lb-b", want: []string{"`lb-b` has no frontAddress, but lb-a has one", "add the address that `lb-b` has in that network"}},
+		"front of a worker":       {edits: with(frontEdits, "10.0.0.21", "10.0.0.21, frontAddress: 192.0.2.21"), path: "spec.hosts[3].frontAddress", at: "worker-a", want: []string{"`worker-a` has a frontAddress and is no load balancer"}},
+		"front is the address":    {edits: with(frontEdits, "frontAddress: 192.0.2.31", "frontAddress: 10.0.0.31"), path: "spec.hosts[5].frontAddress", at: "lb-a", want: []string{"already used by spec.hosts[5].address"}},
+		"front is the virtual IP": {edits: with(frontEdits, "frontAddress: 192.0.2.31", "frontAddress: 192.0.2.100"), path: "spec.hosts[5].frontAddress", at: "lb-a", want: []string{"already used by spec.loadBalancer.address"}},
+		"front in pods":           {edits: with(frontEdits, "192.0.2.31", "10.244.0.31"), path: "spec.network.podCIDR", at: "podCIDR", want: []string{"contains the addresses of hosts: lb-a"}},
+		"front of IPv6":           {edits: with(frontEdits, "192.0.2.31", "'fd00::31'"), path: "spec.hosts[5].frontAddress", at: "lb-a", want: []string{"the frontAddress of `lb-a` is an IPv6 address", "IPv4"}},
+		"front of your own":       {edits: []string{"type: managed", "type: external", "[load-balancer]", "[worker]", "[load-balancer]", "[worker]", "10.0.0.11", "10.0.0.11, frontAddress: 192.0.2.11"}, path: "spec.hosts[0].frontAddress", at: "cp-a", want: []string{"your own"}},
 		"families swapped":        {edits: with(dualEdits, "address: 10.0.0.11, secondaryAddress: 'fd00::11'", "address: 'fd00::11', secondaryAddress: 10.0.0.11"), path: "spec.hosts[0].address", at: "cp-a", want: []string{"reached by IPv6, but the first range of the pods is IPv4"}},
 		"pod range too small":     {edits: []string{"10.244.0.0/16", "10.244.0.0/22"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"enough for 4 nodes, but there are 5", "at least a /21"}},
 		"pod range tiny":          {edits: []string{"10.244.0.0/16", "10.244.0.0/25"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"too small", "/24"}},

@@ -48,7 +48,7 @@ func checkAddress(ctx context.Context, e *Env, s plan.Step) error {
 		if err != nil {
 			return err
 		}
-		seen, err := balancer.WhoHas.On(ctx, conn, balancer.WhoHasRequest{Address: address, From: h.Address})
+		seen, err := balancer.WhoHas.On(ctx, conn, balancer.WhoHasRequest{Address: address, From: h.VIPAddresses()})
 		if err != nil {
 			return fmt.Errorf("asking from %s who has the address %s: %w", h.Name, address, err)
 		}

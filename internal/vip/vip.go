@@ -72,7 +72,9 @@ func Names(c *spec.Cluster, obs *facts.Observation, seen map[string]facts.Addres
 	}
 	for _, h := range c.Spec.Hosts {
 		for _, asker := range slices.Sorted(maps.Keys(seen)) {
-			note(seen[asker].Peers[h.Address], h.Name)
+			for _, address := range h.VIPAddresses() {
+				note(seen[asker].Peers[address], h.Name)
+			}
 		}
 	}
 	for _, h := range c.Spec.Hosts {
@@ -82,12 +84,14 @@ func Names(c *spec.Cluster, obs *facts.Observation, seen map[string]facts.Addres
 			}
 		}
 	}
-	// Bridges of container runtimes have the same hardware address on many hosts, so the interface of the host's address counts
-	// more.
+	// Bridges of container runtimes have the same hardware address on many hosts, so the interfaces of the addresses in
+	// the spec count more.
 	for _, h := range c.Spec.Hosts {
 		if f := obs.Hosts[h.Name].Facts; f != nil {
-			if at, ok := f.Interface(h.Address); ok {
-				note(at.MAC, h.Name)
+			for _, address := range h.VIPAddresses() {
+				if at, ok := f.Interface(address); ok {
+					note(at.MAC, h.Name)
+				}
 			}
 		}
 	}

@@ -49,7 +49,7 @@ func TestVirtualIP(t *testing.T) {
 		t.Helper()
 		m, err := s.Machine(machine)
 		must(t, err)
-		seen, err := do[facts.AddressHolders](t, s, machine, "who-has", balancer.WhoHasRequest{Address: s.vip, From: m.Address.String()})
+		seen, err := do[facts.AddressHolders](t, s, machine, "who-has", balancer.WhoHasRequest{Address: s.vip, From: []string{m.Address.String()}})
 		must(t, err)
 		return seen
 	}

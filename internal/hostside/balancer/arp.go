@@ -24,7 +24,8 @@ import (
 // WhoHasRequest is a query for the machines that have an address.
 type WhoHasRequest struct {
 	Address string `json:"address"` // that is asked for
-	From    string `json:"from"`    // an address of this host; its interface is where the question goes
+	// From are addresses of this host. The question goes through the interface of the one whose network contains the address, or else of the last one.
+	From []string `json:"from"`
 	// Peers are addresses whose hardware addresses are looked up in the kernel's table of neighbors.
 	Peers []string `json:"peers,omitempty"`
 	// Quick sends fewer probes. It is for questions that are asked again and again.
@@ -56,9 +57,10 @@ func whoHas(ctx context.Context, r WhoHasRequest) (facts.AddressHolders, error) 
 		return out, fmt.Errorf("%q is not an IP address", r.Address)
 	}
 	own := facts.Facts{Addresses: system.Addresses()}
-	at, ok := own.Interface(r.From)
+	source := own.InNetworkOf(r.Address, r.From...)
+	at, ok := own.Interface(source)
 	if !ok {
-		return out, fmt.Errorf("no interface of this host has the address %s", r.From)
+		return out, fmt.Errorf("no interface of this host has the address %s", source)
 	}
 	link, err := net.InterfaceByName(at.Interface)
 	if err != nil {
@@ -74,9 +76,9 @@ func whoHas(ctx context.Context, r WhoHasRequest) (facts.AddressHolders, error) 
 		how = quick
 	}
 	if address.Is6() {
-		from, err := netip.ParseAddr(r.From)
+		from, err := netip.ParseAddr(source)
 		if err != nil || !from.Is6() {
-			return out, fmt.Errorf("%q is not an IPv6 address, from which %s could be asked for", r.From, address)
+			return out, fmt.Errorf("%q is not an IPv6 address, from which %s could be asked for", source, address)
 		}
 		out.Answers, err = probe6(ctx, link, from, address, how)
 		out.Peers = neighbors6(link, r.Peers)

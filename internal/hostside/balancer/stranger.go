@@ -75,8 +75,8 @@ func stranger(ctx context.Context) (string, error) {
 	text := cmp.Or(system.ReadTrimmed(hostconfig.KeepalivedRunning), system.ReadTrimmed(hostconfig.KeepalivedFile))
 	var config facts.OthersBalancing
 	readKeepalived(text, &config)
-	from := sourceOf(text)
-	if len(config.VirtualIPs) == 0 || from == "" {
+	from := sourcesOf(text)
+	if len(config.VirtualIPs) == 0 || len(from) == 0 {
 		return "", nil
 	}
 	var holders []string
@@ -118,7 +118,7 @@ func strange(holders, known []string) string {
 }
 
 // askARP returns the hardware addresses that answer for an address.
-func askARP(ctx context.Context, address, from string) ([]string, error) {
+func askARP(ctx context.Context, address string, from []string) ([]string, error) {
 	a, err := whoHas(ctx, WhoHasRequest{Address: address, From: from})
 	if err != nil {
 		return nil, fmt.Errorf("asking who has %s: %w", address, err)
@@ -126,14 +126,14 @@ func askARP(ctx context.Context, address, from string) ([]string, error) {
 	return a.Answers, nil
 }
 
-// sourceOf is the address from which keepalived sends advertisements.
-func sourceOf(keepalived string) string {
+// sourcesOf are the addresses from which keepalived sends advertisements: one, or one in each network while the endpoint moves to another one.
+func sourcesOf(keepalived string) (out []string) {
 	for line := range strings.Lines(keepalived) {
 		if f := strings.Fields(line); len(f) == 2 && (f[0] == "unicast_src_ip" || f[0] == "mcast_src_ip") {
-			if _, err := netip.ParseAddr(f[1]); err == nil {
-				return f[1]
+			if _, err := netip.ParseAddr(f[1]); err == nil && !slices.Contains(out, f[1]) {
+				out = append(out, f[1])
 			}
 		}
 	}
-	return ""
+	return out
 }

@@ -87,8 +87,8 @@ func TestOurOwnConfiguration(t *testing.T) {
 				continue
 			}
 			read = true
-			if sourceOf(f.Content) != h.Address {
-				t.Errorf("%d: advertisements come from %q", balancers, sourceOf(f.Content))
+			if from := sourcesOf(f.Content); !slices.Equal(from, []string{h.Address}) {
+				t.Errorf("%d: advertisements come from %q", balancers, from)
 			}
 			if known := peers(f.Content); len(known) != balancers-1 {
 				t.Errorf("%d: peers %v", balancers, known)

@@ -26,18 +26,16 @@ import (
 type ListenRequest struct {
 	Name    string
 	Address string
-	// Second is the host's address of the other IP family. The ports of UDP are opened there, too.
-	Second string `json:",omitempty"`
-	TCP    []int
-	UDP    []int
-	VRRP   bool
+	TCP     []int
+	UDP     []int
+	VRRP    bool
 }
 
 // Listening is what was opened. A port that is not in it is in use, or could not be opened.
 type Listening struct {
 	Token string
 	TCP   []int
-	UDP   []string // addresses with ports
+	UDP   []int
 	VRRP  bool
 }
 
@@ -69,18 +67,12 @@ var Listen = host.Define("node.listen", func(_ context.Context, in ListenRequest
 		go greet(l, in.Name)
 	}
 	for _, port := range in.UDP {
-		for _, address := range []string{in.Address, in.Second} {
-			if address == "" {
-				continue
-			}
-			at := net.JoinHostPort(address, strconv.Itoa(port))
-			c, err := net.ListenPacket(family("udp", address), at)
-			if err != nil {
-				continue
-			}
-			closers, out.UDP = append(closers, c.Close), append(out.UDP, at)
-			go answer(c, in.Name)
+		c, err := net.ListenPacket(family("udp", in.Address), net.JoinHostPort(in.Address, strconv.Itoa(port)))
+		if err != nil {
+			continue
 		}
+		closers, out.UDP = append(closers, c.Close), append(out.UDP, port)
+		go answer(c, in.Name)
 	}
 	if in.VRRP {
 		if c, err := listenVRRP(in.Address); err == nil {

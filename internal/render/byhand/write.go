@@ -138,7 +138,7 @@ func files(d facts.Desired) (out []File) {
 func (w *writer) balancer(h spec.Host) []Action {
 	d := hostconfig.PlainBalancer(w.c, h)
 	commands := []string{
-		fmt.Sprintf("read -r _ interface _ address _ < <(ip -o %s address show to %s)", family(h.Address), h.Address),
+		fmt.Sprintf("read -r _ interface _ address _ < <(ip -o %s address show to %s)", family(h.VIPAddress()), h.VIPAddress()),
 		fmt.Sprintf(`sed -i "s|%s|$interface|; s|%s|${address#*/}|" /etc/keepalived/keepalived.conf`, hostconfig.InterfacePlaceholder, hostconfig.PrefixPlaceholder),
 		"systemctl daemon-reload",
 		"systemctl enable --quiet haproxy keepalived",

@@ -58,18 +58,26 @@ const (
 // Standbys are load balancers that were removed while they were down. They stay peers, so that one that comes back as it was
 // receives the holder's advertisements and remains a standby.
 func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string, standbys ...spec.Host) facts.Desired {
-	link, _ := f.Interface(h.Address)
+	at := func(vip string) place {
+		own := f.InNetworkOf(vip, h.VIPAddresses()...)
+		link, _ := f.Interface(own)
+		return place{front: own != h.Address, link: link.Interface, prefix: strconv.Itoa(link.Prefix)}
+	}
 	d := facts.Desired{
 		Files: []facts.File{
 			authority(ca),
 			{Path: HAProxyFile, Content: haproxyConfig(c, h, watched), Keep: true, Reload: []string{haproxyUnit}, Check: []string{ProgramPath("haproxy"), "-c", "-f"}},
 			{Path: haproxyDropInFile, Content: haproxyDropIn, Restart: []string{haproxyUnit}},
 			{Path: "/etc/systemd/system/" + WatchdogUnit, Content: watchdogUnit, Restart: []string{WatchdogUnit}},
-			{Path: KeepalivedFile, Content: keepalivedConfig(c, h, standbys, watched, link.Interface, strconv.Itoa(link.Prefix)), Keep: true, Reload: []string{keepalivedUnit}, Check: []string{ProgramPath("keepalived"), "-t", "-f"}},
+			{Path: KeepalivedFile, Content: keepalivedConfig(c, h, standbys, watched, at), Keep: true, Reload: []string{keepalivedUnit}, Check: []string{ProgramPath("keepalived"), "-t", "-f"}},
 			{Path: keepalivedDropInFile, Content: keepalivedDropIn(true), Restart: []string{keepalivedUnit}},
 		},
 		Self:   SelfPath,
 		Enable: []string{haproxyUnit, WatchdogUnit, keepalivedUnit},
+	}
+	// An interface that has lost its address is not replaced by another one, and a configuration without an interface is none.
+	if h.FrontAddress != "" && slices.ContainsFunc(c.Endpoints(), func(e spec.Endpoint) bool { return at(e.Address).link == "" }) {
+		d.Files = slices.DeleteFunc(d.Files, func(file facts.File) bool { return file.Path == KeepalivedFile })
 	}
 	bindNonlocal(&d, c, h)
 	return d

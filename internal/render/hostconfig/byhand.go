@@ -7,8 +7,8 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Placeholders in the files of PlainBalancer for what only the host knows: the network interface that has its address, and the
-// prefix length of the network.
+// Placeholders in the files of PlainBalancer for what only the host knows: the network interface that has its address in the network of
+// the virtual IP, and the prefix length of that network.
 const (
 	InterfacePlaceholder = "INTERFACE"
 	PrefixPlaceholder    = "PREFIX"
@@ -29,12 +29,15 @@ var plain = manner{
 
 // PlainBalancer is Balancer without Quorate on the host: the files and settings that a person gives it by hand.
 func PlainBalancer(c *spec.Cluster, h spec.Host) facts.Desired {
+	at := func(string) place {
+		return place{front: h.FrontAddress != "", link: InterfacePlaceholder, prefix: PrefixPlaceholder}
+	}
 	d := facts.Desired{
 		Files: []facts.File{
 			{Path: HAProxyFile, Content: haproxyConfig(c, h, plain)},
 			{Path: haproxyDropInFile, Content: haproxyDropIn},
 			{Path: haproxyScript, Mode: 0o755, Content: askHAProxy},
-			{Path: KeepalivedFile, Content: keepalivedConfig(c, h, nil, plain, InterfacePlaceholder, PrefixPlaceholder)},
+			{Path: KeepalivedFile, Content: keepalivedConfig(c, h, nil, plain, at)},
 			{Path: keepalivedDropInFile, Content: keepalivedDropIn(false)},
 		},
 		Enable: []string{haproxyUnit, keepalivedUnit},

@@ -214,7 +214,7 @@ func clusterACL(c *spec.Cluster) string {
 		networks = append(networks, pods.Masked().String())
 	}
 	for _, h := range c.Spec.Hosts {
-		for _, text := range h.Addresses() {
+		for _, text := range h.AllAddresses() {
 			a, err := netip.ParseAddr(text)
 			if err != nil {
 				continue

@@ -26,30 +26,31 @@ ExecReload=/bin/kill -HUP $MAINPID
 	return text + keepsRunning + "RestartSec=500ms\n"
 }
 
+// place is where a load balancer has a virtual IP.
+type place struct {
+	front        bool // in the network of frontAddress
+	link, prefix string
+}
+
+// of is the address of a load balancer in that network. One that has none there was removed before the others got theirs, and hears nothing.
+func (p place) of(lb spec.Host) string {
+	if p.front {
+		return lb.VIPAddress()
+	}
+	return lb.Address
+}
+
 // keepalivedConfig lets the load balancers share the virtual IP. keepalived never asks an API server, so that no failure
 // of API servers moves the address. The watchdog's file moves it when this host's HAProxy hangs or is gone.
-func keepalivedConfig(c *spec.Cluster, h spec.Host, standbys []spec.Host, m manner, link, prefix string) string {
-	var peers strings.Builder
+func keepalivedConfig(c *spec.Cluster, h spec.Host, standbys []spec.Host, m manner, at func(vip string) place) string {
 	all := slices.Concat(c.BalancerHosts(), standbys)
-	for _, lb := range byName(all) {
-		if lb.Name != h.Name {
-			fmt.Fprintf(&peers, "        %s min_ttl 255\n", lb.Address)
-		}
-	}
-	// keepalived rejects unicast without peers. The only load balancer of a cluster announces itself to nobody by multicast.
-	between := "mcast_src_ip " + h.Address
-	if peers.Len() > 0 {
-		between = fmt.Sprintf("unicast_src_ip %s\n    unicast_peer {\n%s    }", h.Address, peers.String())
-		if isIPv6(h.Address) { // the TTL for IPv4 peers is 255 without it
-			between = "unicast_ttl 255\n    " + between
-		}
-	}
 	var instances strings.Builder
 	var held []string
 	for _, e := range c.Endpoints() {
 		if !slices.Contains(held, e.Address) {
 			held = append(held, e.Address)
-			instances.WriteString(vrrpInstance(e.Address, prefix, link, between, m.track, vrrpPriority(all, h.Name)))
+			here := at(e.Address)
+			instances.WriteString(vrrpInstance(e.Address, here, between(h, all, here), m.track, vrrpPriority(all, h.Name)))
 		}
 	}
 	return fmt.Sprintf(`# %[1]s
@@ -67,15 +68,36 @@ global_defs {
 %[4]s`, fmt.Sprintf(m.head, c.Metadata.Name), h.Name, m.define, instances.String())
 }
 
+// between are the addresses between which a load balancer and the others exchange advertisements: those in the network of the virtual IP, so that one that
+// network cuts off does not keep it.
+func between(h spec.Host, all []spec.Host, here place) string {
+	var peers strings.Builder
+	for _, lb := range byName(all) {
+		if lb.Name != h.Name {
+			fmt.Fprintf(&peers, "        %s min_ttl 255\n", here.of(lb))
+		}
+	}
+	own := here.of(h)
+	// keepalived rejects unicast without peers. The only load balancer of a cluster announces itself to nobody by multicast.
+	if peers.Len() == 0 {
+		return "mcast_src_ip " + own
+	}
+	out := fmt.Sprintf("unicast_src_ip %s\n    unicast_peer {\n%s    }", own, peers.String())
+	if isIPv6(own) { // the TTL for IPv4 peers is 255 without it
+		out = "unicast_ttl 255\n    " + out
+	}
+	return out
+}
+
 // vrrpInstance is one virtual IP. While the endpoint changes there are two, each with a holder of its own: load balancers reject
 // advertisements that name other addresses than their own configuration, so that the addresses of an instance cannot be changed on
 // one load balancer after another. The name is that of the address, and stays when the other one goes.
 //
 // keepalived gives an IPv6 address without duplicate address detection, so that it can be used immediately. As a /128 it is deprecated:
 // the host does not choose it as the source of its own connections, which would end when the address moves.
-func vrrpInstance(address, prefix, link, between, track string, priority int) string {
+func vrrpInstance(address string, here place, between, track string, priority int) string {
 	if isIPv6(address) {
-		prefix = "128"
+		here.prefix = "128"
 	}
 	return fmt.Sprintf(`
 vrrp_instance api-%[1]s {
@@ -94,7 +116,7 @@ vrrp_instance api-%[1]s {
         %[1]s/%[7]s dev %[2]s
     }
 }
-`, address, link, RouterID(address), priority, between, track, prefix)
+`, address, here.link, RouterID(address), priority, between, track, here.prefix)
 }
 
 // vrrpPriority derives the priority of a load balancer from its name, because neither the order of the hosts nor their
