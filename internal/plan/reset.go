@@ -34,6 +34,11 @@ func Reset(s *cluster.State, hosts []string) (*Plan, error) {
 	if r := b.tooManyMembers(all); r != nil {
 		return nil, r
 	}
+	for _, h := range all {
+		if rotations := b.Rotations(); len(rotations) > 0 && (h.IsNode() || h.Has(spec.RoleEtcd)) && b.takesPart(h) {
+			return nil, cluster.RotationUnfinished(rotations[0], h.Name+" could not join again after its reset")
+		}
+	}
 	slices.SortStableFunc(all, func(x, y spec.Host) int { return b.departureRank(x) - b.departureRank(y) })
 	b.checkDrains(slices.DeleteFunc(slices.Clone(all), func(h spec.Host) bool { return !b.takesPart(h) }))
 	for _, h := range all {
