@@ -15,6 +15,7 @@ import (
 func Reset(s *cluster.State, hosts []string) (*Plan, error) {
 	b := resetBuilder(s)
 	b.out.Unreachable = nil // the other hosts are left alone anyway
+	b.resets = hosts
 	if r := s.NotOurs(); r != nil {
 		return nil, r
 	}
@@ -44,11 +45,14 @@ func Reset(s *cluster.State, hosts []string) (*Plan, error) {
 	for _, h := range all {
 		if b.takesPart(h) {
 			b.leaveCluster(h, all, nil)
-			continue
+		} else {
+			b.addInTurn(Step{Kind: ResetHost, Host: h.Name, Title: "reset the host", Reason: "no cluster counts on it", Change: change(cluster.Clear, cluster.WholeHost, h.Name)})
+			if b.Node(h.Name) != nil { // its reset was interrupted
+				b.addInTurn(b.deleteNode(h, "the host has left the cluster"))
+			}
 		}
-		b.addInTurn(Step{Kind: ResetHost, Host: h.Name, Title: "reset the host", Reason: "no cluster counts on it", Change: change(cluster.Clear, cluster.WholeHost, h.Name)})
-		if b.Node(h.Name) != nil { // its reset was interrupted
-			b.addInTurn(b.deleteNode(h, "the host has left the cluster"))
+		if _, in := b.Maintenance(h.Name); in {
+			b.addInTurn(b.endMaintenance(h))
 		}
 	}
 	if err := b.fold(); err != nil {
