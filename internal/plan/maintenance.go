@@ -161,11 +161,10 @@ func operation(s *cluster.State) (*builder, error) {
 	for _, h := range s.Present().Spec.Hosts {
 		b.at[h.Name] = &hostSteps{}
 	}
-	if r := s.Vanished(); r != nil {
-		return nil, r
-	}
-	if r := s.UnfinishedRestore(""); r != nil {
-		return nil, r
+	for _, r := range []*cluster.Refusal{s.Vanished(), s.UnfinishedRestore(""), s.OtherMachines()} {
+		if r != nil {
+			return nil, r
+		}
 	}
 	switch s.Stage() {
 	case cluster.Complete, cluster.Foreign:

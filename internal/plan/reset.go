@@ -16,8 +16,10 @@ func Reset(s *cluster.State, hosts []string) (*Plan, error) {
 	b := resetBuilder(s)
 	b.out.Unreachable = nil // the other hosts are left alone anyway
 	b.resets = hosts
-	if r := s.NotOurs(); r != nil {
-		return nil, r
+	for _, r := range []*cluster.Refusal{s.NotOurs(), s.OtherMachines()} {
+		if r != nil {
+			return nil, r
+		}
 	}
 	var all []spec.Host
 	for _, name := range hosts {
@@ -55,11 +57,26 @@ func Reset(s *cluster.State, hosts []string) (*Plan, error) {
 			b.addInTurn(b.endMaintenance(h))
 		}
 	}
+	b.recordWithout(cluster.Names(all))
 	if err := b.fold(); err != nil {
 		return nil, err
 	}
 	b.out.Steps = b.list()
 	return b.out, nil
+}
+
+// recordWithout has the cluster record that hosts are no part of it any more, so that they join as any new host does: their addresses, their roles,
+// and their names may be others then.
+func (b *builder) recordWithout(hosts []string) {
+	record, err := b.Record()
+	if err != nil || record == nil || b.Seen.API == nil || b.Stage() != cluster.Complete {
+		return
+	}
+	left := record.Cluster().With()
+	left.Spec.Hosts = slices.DeleteFunc(left.Spec.Hosts, func(h spec.Host) bool { return slices.Contains(hosts, h.Name) })
+	if len(left.Spec.Hosts) < len(record.Cluster().Spec.Hosts) {
+		b.add(recordStep(left, "", "record that "+cluster.List(hosts)+" left the cluster", "a host that joins again may have another address, other roles, or another name"), b.all()...)
+	}
 }
 
 // tooManyMembers refuses to reset hosts together if fewer etcd members were left than a majority of those that the spec has. Members
