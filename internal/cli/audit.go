@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -50,9 +49,6 @@ audit cis compares the running cluster with the CIS benchmark.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if depth != 1 && depth != 2 {
 				return usageError{fmt.Errorf("--depth %d: must be 1 (single failures) or 2 (pairs, too)", depth)}
-			}
-			if !slices.Contains([]string{"text", "json", "yaml", "html"}, a.output) {
-				return usageError{fmt.Errorf("unknown output %q: must be text, json, yaml, or html", a.output)}
 			}
 			in, err := a.toAudit(cmd.Context(), specOnly)
 			if err != nil {
@@ -100,7 +96,7 @@ fail. The exit status is 0 if no check fails, and 1 if a check fails or a host c
 			return nil
 		},
 	})
-	return cmd
+	return outputs(cmd, "text", "json", "yaml", "html")
 }
 
 // toAudit reads the spec and, unless that is not wanted or its lab does not exist, the cluster.

@@ -61,9 +61,6 @@ docs/dashboard.md describes the page.`,
 			if err := f.check(); err != nil {
 				return usageError{err}
 			}
-			if a.output != "text" && a.output != "json" {
-				return usageError{fmt.Errorf("quorate dashboard prints text or json, not %s", a.output)}
-			}
 			return a.runDashboard(cmd.Context(), f)
 		},
 	}
@@ -75,7 +72,7 @@ docs/dashboard.md describes the page.`,
 	flags.StringArrayVar(&f.drills, "drill", nil, "show the report that quorate drill --json has written to this file (may be repeated)")
 	flags.DurationVar(&f.interval, "interval", 5*time.Second, "the time between two observations")
 	flags.BoolVar(&f.plan, "plan", true, "show what apply would do, which needs the bundle of the spec's version")
-	return cmd
+	return outputs(cmd, "text", "json")
 }
 
 func (f dashboardFlags) check() error {

@@ -94,7 +94,7 @@ nothing could be injected safely. docs/drill.md describes the report.`,
 	flags.StringVar(&f.unit, "junit", "", "write the report as JUnit XML to this file")
 	flags.StringVar(&f.json, "json", "", "write the report as JSON to this file")
 	cmd.AddCommand(a.drillHistory())
-	return cmd
+	return outputs(cmd, "text", "json", "yaml", "junit")
 }
 
 func (f drillFlags) check() error {
@@ -127,8 +127,8 @@ func (a *app) runDrill(ctx context.Context, f drillFlags) error {
 	if err := f.check(); err != nil {
 		return usageError{err}
 	}
-	if !slices.Contains([]string{"text", "json", "yaml", "junit"}, a.output) {
-		return usageError{fmt.Errorf("unknown output %q: must be text, json, yaml, or junit", a.output)}
+	if a.output == "junit" && (f.list || f.heal) {
+		return usageError{errors.New("-o junit is the report of a drill: it cannot be combined with --list and --heal")}
 	}
 	c, err := a.running(ctx)
 	if err != nil {

@@ -121,9 +121,6 @@ control planes run this as a service, and quorate status shows which of them lea
 			if interval < time.Second {
 				return usageError{errors.New("--interval must be 1s or more")}
 			}
-			if a.output != "text" && a.output != "json" {
-				return usageError{fmt.Errorf("quorate watch prints text or json, not %s", a.output)}
-			}
 			c, err := a.running(cmd.Context())
 			if err != nil {
 				return err
@@ -135,7 +132,7 @@ control planes run this as a service, and quorate status shows which of them lea
 	}
 	cmd.Flags().DurationVar(&interval, "interval", 10*time.Second, "the time between two observations")
 	cmd.Flags().DurationVar(&compare, "compare-etcd", 10*time.Minute, "how often the data of etcd's members is compared (0: never)")
-	return cmd
+	return outputs(cmd, "text", "json")
 }
 
 // tellRepair prints one repair as a line.

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -115,6 +117,9 @@ quorate up.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.knownOutput(cmd); err != nil {
+				return err
+			}
 			if a.timeout > 0 {
 				var ctx context.Context
 				ctx, a.stop = context.WithTimeoutCause(cmd.Context(), a.timeout, fmt.Errorf("the command did not finish within --timeout %s", a.timeout))
@@ -138,6 +143,36 @@ quorate up.`,
 		a.bundle(), a.lab(), a.size(), a.host(), a.version())
 	strict(root)
 	return root
+}
+
+// outputsAnnotation lists the formats of a command that has others than text, json, and yaml.
+const outputsAnnotation = "outputs"
+
+// outputs says in which formats a command prints.
+func outputs(cmd *cobra.Command, formats ...string) *cobra.Command {
+	if cmd.Annotations == nil {
+		cmd.Annotations = map[string]string{}
+	}
+	cmd.Annotations[outputsAnnotation] = strings.Join(formats, " ")
+	return cmd
+}
+
+// knownOutput refuses a format that the command does not have before it does anything: a command that has changed hosts must not end as if
+// the command line had been wrong.
+func (a *app) knownOutput(cmd *cobra.Command) error {
+	formats := []string{"text", "json", "yaml"}
+	if own := cmd.Annotations[outputsAnnotation]; own != "" {
+		formats = strings.Fields(own)
+	}
+	if slices.Contains(formats, a.output) {
+		return nil
+	}
+	last := len(formats) - 1
+	list := strings.Join(formats[:last], ", ") + ", or " + formats[last]
+	if last == 1 {
+		list = formats[0] + " or " + formats[1]
+	}
+	return usageError{fmt.Errorf("unknown output %q: must be %s", a.output, list)}
 }
 
 // strict turns wrong arguments and unknown commands into usage errors, for this command and its subcommands.

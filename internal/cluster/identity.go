@@ -157,6 +157,31 @@ func (s *State) fixed() (out []Difference, _ *Refusal) {
 	return out, nil
 }
 
+// OtherMachines refuses an operation on hosts while the spec has them at other machines than the cluster: what is done to a host through the API, by its
+// name, and what is done on its machine would be done to two of them. It is nil if no host was renamed, and none has another address.
+func (s *State) OtherMachines() *Refusal {
+	var why, fix, on []string
+	edits, err := s.Edits()
+	if err != nil {
+		return nil // nothing can be compared; apply says why
+	}
+	for _, e := range edits {
+		if e.Meaning == spec.Fixed && e.Host != "" && (e.Kind == spec.Added || e.Path == "spec.hosts["+e.Host+"].address") {
+			why, fix, on = append(why, e.String()), append(fix, e.How), append(on, e.Host)
+		}
+	}
+	for _, h := range s.Spec.Spec.Hosts {
+		if f := s.Facts(h.Name); f != nil && f.Kubernetes.NodeName != "" && f.Kubernetes.NodeName != h.Name && !slices.Contains(on, h.Name) {
+			why, on = append(why, fmt.Sprintf("the machine at %s, which is %s in the spec, is called %s in its cluster", h.Address, h.Name, f.Kubernetes.NodeName)), append(on, h.Name)
+			fix = append(fix, "Give each host in the spec the address that it has in the cluster.")
+		}
+	}
+	if len(why) == 0 {
+		return nil
+	}
+	return &Refusal{Rule: RuleFixed, Subjects: on, Why: "the spec has hosts at other machines than the cluster: " + strings.Join(why, "; "), Fix: strings.Join(slices.Compact(fix), "\n")}
+}
+
 // Differences compares everything that says which cluster this is with the spec, by what was observed.
 func (s *State) Differences() []Difference {
 	if s.Seen.API == nil {

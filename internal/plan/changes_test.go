@@ -35,12 +35,13 @@ func TestEditsOfWhatIsFixed(t *testing.T) {
 		edit func(*spec.Cluster)
 		want string // in the reason
 	}{
-		"pod range":           {func(c *spec.Cluster) { c.Spec.Network.PodCIDR = "10.99.0.0/16" }, "spec.network.podCIDR"},
-		"Service range":       {func(c *spec.Cluster) { c.Spec.Network.ServiceCIDR = "10.98.0.0/16" }, "spec.network.serviceCIDR"},
-		"address of a host":   {func(c *spec.Cluster) { host(c, "worker-a").Address = "10.0.0.77" }, "spec.hosts[worker-a].address"},
-		"workers promoted":    {func(c *spec.Cluster) { host(c, "worker-a").Roles = []string{spec.RoleControlPlane, spec.RoleWorker} }, "spec.hosts[worker-a].roles"},
-		"control plane taken": {func(c *spec.Cluster) { host(c, "cp-c").Roles = []string{spec.RoleWorker} }, "spec.hosts[cp-c].roles"},
-		"load balancer joins": {func(c *spec.Cluster) { host(c, "lb-b").Roles = []string{spec.RoleLoadBalancer, spec.RoleWorker} }, "spec.hosts[lb-b].roles"},
+		"pod range":             {func(c *spec.Cluster) { c.Spec.Network.PodCIDR = "10.99.0.0/16" }, "spec.network.podCIDR"},
+		"Service range":         {func(c *spec.Cluster) { c.Spec.Network.ServiceCIDR = "10.98.0.0/16" }, "spec.network.serviceCIDR"},
+		"address of a host":     {func(c *spec.Cluster) { host(c, "worker-a").Address = "10.0.0.77" }, "spec.hosts[worker-a].address"},
+		"workers promoted":      {func(c *spec.Cluster) { host(c, "worker-a").Roles = []string{spec.RoleControlPlane, spec.RoleWorker} }, "spec.hosts[worker-a].roles"},
+		"control plane taken":   {func(c *spec.Cluster) { host(c, "cp-c").Roles = []string{spec.RoleWorker} }, "spec.hosts[cp-c].roles"},
+		"load balancer renamed": {func(c *spec.Cluster) { host(c, "lb-b").Name = "lb-x" }, "spec.hosts[lb-x] added"},
+		"load balancer joins":   {func(c *spec.Cluster) { host(c, "lb-b").Roles = []string{spec.RoleLoadBalancer, spec.RoleWorker} }, "spec.hosts[lb-b].roles"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := testCluster()

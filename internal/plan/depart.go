@@ -266,8 +266,7 @@ func (b *builder) forget() {
 	}
 	for _, h := range b.Departing() {
 		if _, in := b.Maintenance(h.Name); in {
-			b.addInTurn(Step{Kind: LeaveMaintenance, Host: h.Name, Title: "end the maintenance", Reason: "the host leaves; another one of its name must not begin in maintenance",
-				Change: change(cluster.Start, cluster.WholeHost, h.Name)}, b.all()...)
+			b.addInTurn(b.endMaintenance(h), b.all()...)
 		}
 	}
 	done := b.all()
@@ -277,6 +276,12 @@ func (b *builder) forget() {
 			b.balancerForgets(h, keep, done)
 		}
 	}
+}
+
+// endMaintenance forgets the maintenance of a host that leaves.
+func (b *builder) endMaintenance(h spec.Host) Step {
+	return Step{Kind: LeaveMaintenance, Host: h.Name, Title: "end the maintenance", Reason: "the host leaves; another one of its name must not begin in maintenance",
+		Change: change(cluster.Start, cluster.WholeHost, h.Name)}
 }
 
 // balancersAmong are the hosts that were load balancers. Those that were removed while load balancers moved have the role.

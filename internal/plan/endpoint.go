@@ -396,12 +396,8 @@ func (b *builder) recordEndpoint(after ...*Step) *Step {
 	if err != nil || record == nil || record.Cluster().Endpoint() == b.c.Endpoint() {
 		return nil
 	}
-	text, err := spec.NewRecord(record.Cluster().WithEndpoint(b.c.Endpoint())).Marshal()
-	if err != nil {
-		panic(fmt.Sprintf("plan: the spec cannot be recorded: %v", err)) // it was read from the same format
-	}
-	return b.add(Step{Kind: RecordSpec, Detail: "endpoint", Title: "record the new endpoint in the cluster", Record: string(text),
-		Reason: "everything in the cluster uses it: from now on, so does Quorate, and the old one can end"}, after...)
+	return b.add(recordStep(record.Cluster().WithEndpoint(b.c.Endpoint()), "endpoint", "record the new endpoint in the cluster",
+		"everything in the cluster uses it: from now on, so does Quorate, and the old one can end"), after...)
 }
 
 // keepEndpoints keeps the endpoints that there are, as long as nobody can read which ones clients use. A load balancer says what it

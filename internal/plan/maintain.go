@@ -405,24 +405,29 @@ func (b *builder) dnsReplicas() (int, string) {
 
 // recordSpec stores the spec in the cluster when it is not the stored one.
 func (b *builder) recordSpec(after ...*Step) *Step {
-	text, err := spec.NewRecord(b.c).Marshal()
-	if err != nil {
-		panic(fmt.Sprintf("plan: the spec cannot be recorded: %v", err)) // it was read from the same format
-	}
-	if b.Seen.API != nil && b.Seen.API.Record == string(text) {
+	step := recordStep(b.c, "", "record the spec in the cluster", "later edits of the spec are compared with it")
+	if b.Seen.API != nil && b.Seen.API.Record == step.Record {
 		return nil
 	}
-	reason := "later edits of the spec are compared with it"
 	if b.Seen.API != nil && b.Seen.API.Record != "" {
 		if edits, err := b.Edits(); err == nil && len(edits) > 0 {
 			var list []string
 			for _, e := range edits {
 				list = append(list, e.String())
 			}
-			reason = "it was edited: " + strings.Join(list, "; ")
+			step.Reason = "it was edited: " + strings.Join(list, "; ")
 		}
 	}
-	return b.add(Step{Kind: RecordSpec, Title: "record the spec in the cluster", Reason: reason, Record: string(text)}, after...)
+	return b.add(step, after...)
+}
+
+// recordStep stores a spec in the cluster.
+func recordStep(c *spec.Cluster, detail, title, reason string) Step {
+	text, err := spec.NewRecord(c).Marshal()
+	if err != nil {
+		panic(fmt.Sprintf("plan: the spec cannot be recorded: %v", err)) // it was read from the same format
+	}
+	return Step{Kind: RecordSpec, Detail: detail, Title: title, Reason: reason, Record: string(text)}
 }
 
 // finish verifies the cluster after all other steps, and also when a former run did not get that far: then the plan is not

@@ -14,6 +14,7 @@ import (
 const (
 	RuleReachable = "reachable-host" // a host can only be drained, and brought back, when it can be reached
 	RuleKept      = "kept-data"      // a host that returns still has its part of the cluster
+	RuleJoined    = "joined-host"    // only a part of the cluster can be taken out of service
 )
 
 // Target is what is in maintenance together: hosts of the spec, or all hosts of one zone.
@@ -59,6 +60,9 @@ func Maintain(s *cluster.State, t Target, o MaintainOptions) (*Plan, error) {
 	if !slices.ContainsFunc(t.Hosts, func(h spec.Host) bool { m, _ := s.Maintenance(h.Name); return !m.Ready }) {
 		return b.out, nil
 	}
+	if err := b.takePart(t); err != nil {
+		return nil, err
+	}
 	b.leave(t, o)
 	b.ownBalancer(t, "take %s out of its pool there before the host is powered off")
 	return b.folded()
@@ -95,6 +99,14 @@ func EndMaintenance(s *cluster.State, t Target) (*Plan, error) {
 	if err := b.reachable(t, "Power it on, or repair its network. If it is lost for good, take it out of the spec."); err != nil {
 		return nil, err
 	}
+	t.Hosts = slices.DeleteFunc(t.Hosts, func(h spec.Host) bool {
+		if !b.stranger(h) {
+			return false
+		}
+		b.addInTurn(Step{Kind: LeaveMaintenance, Host: h.Name, Title: "end the maintenance", Reason: "the host is no part of the cluster: nothing on it was stopped, and `quorate apply` has it join",
+			Change: change(cluster.Start, cluster.WholeHost, h.Name)})
+		return true
+	})
 	for _, h := range t.Hosts {
 		if h.IsNode() && !s.Facts(h.Name).Kubernetes.KubeletConfig {
 			return nil, refused(RuleKept, h.Name+" has lost its part of the cluster: its kubelet has no identity any more, as after the replacement of its disk",
@@ -132,6 +144,9 @@ func Reboot(s *cluster.State, h spec.Host, o MaintainOptions) (*Plan, error) {
 	if err := b.reachable(t, "Power it on, or repair its network."); err != nil {
 		return nil, err
 	}
+	if err := b.takePart(t); err != nil {
+		return nil, err
+	}
 	ready := b.leave(t, o)
 	booted := b.addInTurn(Step{Kind: RebootHost, Host: h.Name, Title: "reboot the host", Reason: "it was asked for", Change: change(cluster.Restart, cluster.WholeHost, h.Name)}, ready)
 	if err := b.back(h, booted); err != nil {
@@ -146,11 +161,10 @@ func operation(s *cluster.State) (*builder, error) {
 	for _, h := range s.Present().Spec.Hosts {
 		b.at[h.Name] = &hostSteps{}
 	}
-	if r := s.Vanished(); r != nil {
-		return nil, r
-	}
-	if r := s.UnfinishedRestore(""); r != nil {
-		return nil, r
+	for _, r := range []*cluster.Refusal{s.Vanished(), s.UnfinishedRestore(""), s.OtherMachines()} {
+		if r != nil {
+			return nil, r
+		}
 	}
 	switch s.Stage() {
 	case cluster.Complete, cluster.Foreign:
@@ -179,6 +193,24 @@ func (b *builder) folded() (*Plan, error) {
 	}
 	b.out.Steps = b.list()
 	return b.out, nil
+}
+
+// takePart refuses hosts that are not part of the cluster: the cluster would remember their maintenance, and apply would leave them as they are.
+func (b *builder) takePart(t Target) error {
+	for _, h := range t.Hosts {
+		if b.stranger(h) {
+			return refused(RuleJoined, h.Name+" is in the spec, and not part of the cluster yet: nothing runs on it that could be taken out of service",
+				"Power it off as you want. Afterwards, `quorate apply` has it join. If it is not to join, take it out of the spec.")
+		}
+	}
+	return nil
+}
+
+// stranger says that a host that can be reached is no part of the cluster: it carries none, and neither the API nor etcd knows it.
+func (b *builder) stranger(h spec.Host) bool {
+	_, member := b.Member(h.Name)
+	seen := b.Seen.Hosts[h.Name]
+	return b.State.Reachable(h.Name) && !b.Joined(h) && b.Node(h.Name) == nil && !member && seen.BalancerError == "" && (seen.Balancer == nil || seen.Balancer.WrittenFor == "")
 }
 
 func (b *builder) reachable(t Target, fix string) error {

@@ -520,6 +520,9 @@ func buildFrom(s *cluster.State, bundle Bundle, from *facts.Restore) (*Plan, err
 	b.out = &Plan{Cluster: s.Spec.Metadata.Name, Bundle: bundle.Digest, Bundles: bundle.Others, Unreachable: s.Unreachable()}
 	for _, name := range s.InMaintenance() {
 		delete(b.out.Unreachable, name)
+		if s.Departs(name) {
+			continue // its maintenance ends when it has left
+		}
 		b.out.Warnings = append(b.out.Warnings, name+" is in maintenance and is left as it is; `quorate maintain --undo "+name+"` ends that")
 	}
 	for _, h := range s.Present().Spec.Hosts {
@@ -602,15 +605,17 @@ type builder struct {
 	from *facts.Restore
 	// last is the disruptive step that was planned last: the next one comes after it.
 	last *Step
+	// resets are the hosts that are reset one by one.
+	resets []string
 	// mends says that steps only restore what was there, and that each of them is made alone (see Repairs).
 	mends bool
 	// repairs says that nobody who knows better decides: hosts that note that they are in maintenance are left alone, too.
 	repairs bool
 }
 
-// Facts are what a host reported. A host that is in maintenance is left as it is, like one that cannot be reached.
+// Facts are what a host reported. A host that is in maintenance is left as it is, like one that cannot be reached, unless it leaves the cluster.
 func (b *builder) Facts(host string) *facts.Facts {
-	if _, in := b.Maintenance(host); in || b.repairs && b.NotesMaintenance(host) {
+	if _, in := b.Maintenance(host); in && !b.Departs(host) && !slices.Contains(b.resets, host) || b.repairs && b.NotesMaintenance(host) {
 		return nil
 	}
 	return b.State.Facts(host)
@@ -623,7 +628,9 @@ func (b *builder) Reachable(host string) bool { return b.Facts(host) != nil }
 func (b *builder) Unreachable() map[string]string {
 	out := b.State.Unreachable()
 	for _, name := range b.InMaintenance() {
-		out[name] = "it is in maintenance"
+		if b.Facts(name) == nil {
+			out[name] = "it is in maintenance"
+		}
 	}
 	return out
 }

@@ -136,7 +136,7 @@ func repairable(s *cluster.State) *cluster.Refusal {
 	if conflicts := s.Conflicts(); len(conflicts) > 0 {
 		return conflicts[0]
 	}
-	if r := cmp.Or(s.Vanished(), s.UnfinishedReset(), s.UnfinishedRestore(""), s.OneEtcd()); r != nil {
+	if r := cmp.Or(s.Vanished(), s.UnfinishedReset(), s.UnfinishedRestore(""), s.OneEtcd(), s.OtherMachines()); r != nil {
 		return r
 	}
 	switch s.Stage() {

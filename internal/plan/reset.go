@@ -15,8 +15,11 @@ import (
 func Reset(s *cluster.State, hosts []string) (*Plan, error) {
 	b := resetBuilder(s)
 	b.out.Unreachable = nil // the other hosts are left alone anyway
-	if r := s.NotOurs(); r != nil {
-		return nil, r
+	b.resets = hosts
+	for _, r := range []*cluster.Refusal{s.NotOurs(), s.OtherMachines()} {
+		if r != nil {
+			return nil, r
+		}
 	}
 	var all []spec.Host
 	for _, name := range hosts {
@@ -34,23 +37,46 @@ func Reset(s *cluster.State, hosts []string) (*Plan, error) {
 	if r := b.tooManyMembers(all); r != nil {
 		return nil, r
 	}
+	for _, h := range all {
+		if rotations := b.Rotations(); len(rotations) > 0 && (h.IsNode() || h.Has(spec.RoleEtcd)) && b.takesPart(h) {
+			return nil, cluster.RotationUnfinished(rotations[0], h.Name+" could not join again after its reset")
+		}
+	}
 	slices.SortStableFunc(all, func(x, y spec.Host) int { return b.departureRank(x) - b.departureRank(y) })
 	b.checkDrains(slices.DeleteFunc(slices.Clone(all), func(h spec.Host) bool { return !b.takesPart(h) }))
 	for _, h := range all {
 		if b.takesPart(h) {
 			b.leaveCluster(h, all, nil)
-			continue
+		} else {
+			b.addInTurn(Step{Kind: ResetHost, Host: h.Name, Title: "reset the host", Reason: "no cluster counts on it", Change: change(cluster.Clear, cluster.WholeHost, h.Name)})
+			if b.Node(h.Name) != nil { // its reset was interrupted
+				b.addInTurn(b.deleteNode(h, "the host has left the cluster"))
+			}
 		}
-		b.addInTurn(Step{Kind: ResetHost, Host: h.Name, Title: "reset the host", Reason: "no cluster counts on it", Change: change(cluster.Clear, cluster.WholeHost, h.Name)})
-		if b.Node(h.Name) != nil { // its reset was interrupted
-			b.addInTurn(b.deleteNode(h, "the host has left the cluster"))
+		if _, in := b.Maintenance(h.Name); in {
+			b.addInTurn(b.endMaintenance(h))
 		}
 	}
+	b.recordWithout(cluster.Names(all))
 	if err := b.fold(); err != nil {
 		return nil, err
 	}
 	b.out.Steps = b.list()
 	return b.out, nil
+}
+
+// recordWithout has the cluster record that hosts are no part of it any more, so that they join as any new host does: their addresses, their roles,
+// and their names may be others then.
+func (b *builder) recordWithout(hosts []string) {
+	record, err := b.Record()
+	if err != nil || record == nil || b.Seen.API == nil || b.Stage() != cluster.Complete {
+		return
+	}
+	left := record.Cluster().With()
+	left.Spec.Hosts = slices.DeleteFunc(left.Spec.Hosts, func(h spec.Host) bool { return slices.Contains(hosts, h.Name) })
+	if len(left.Spec.Hosts) < len(record.Cluster().Spec.Hosts) {
+		b.add(recordStep(left, "", "record that "+cluster.List(hosts)+" left the cluster", "a host that joins again may have another address, other roles, or another name"), b.all()...)
+	}
 }
 
 // tooManyMembers refuses to reset hosts together if fewer etcd members were left than a majority of those that the spec has. Members

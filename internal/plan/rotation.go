@@ -140,7 +140,11 @@ func rotationBuilder(s *cluster.State, r cluster.Rotation) (*builder, error) {
 	for _, h := range b.c.Spec.Hosts {
 		joins := !slices.ContainsFunc(trusting, func(x spec.Host) bool { return x.Name == h.Name })
 		if joins && s.Concerned(h, r.Authority) {
-			return nil, hosts(h.Name+" is in the spec and has not joined the cluster", "Run `quorate apply`, or remove it from the spec.")
+			fix := "Run `quorate apply`, or remove it from the spec."
+			if r.Begun {
+				fix = "No host can join before the rotation is finished: remove it from the spec."
+			}
+			return nil, hosts(h.Name+" is in the spec and has not joined the cluster", fix)
 		}
 	}
 	for _, h := range s.SigningHosts(r.Authority) {
@@ -583,7 +587,9 @@ func (b *builder) refuseDuringRotation() error {
 	b.out.Warnings = append(b.out.Warnings, fmt.Sprintf("the rotation of %s is not finished: %s. `quorate certs rotate %s` goes on with it", all[0].Authority.Title(), all[0].Progress(), all[0].Authority))
 	for _, h := range b.c.Spec.Hosts {
 		if f := b.Facts(h.Name); f != nil && (h.IsNode() && !f.Kubernetes.KubeletConfig || b.comes(h)) {
-			return cluster.RotationUnfinished(all[0], h.Name+" is to join the cluster")
+			r := cluster.RotationUnfinished(all[0], h.Name+" is to join the cluster")
+			r.Fix = "Take " + h.Name + " out of the spec, and f" + strings.TrimPrefix(r.Fix, "F")
+			return r
 		}
 	}
 	if b.Stage() != cluster.Foreign && b.changesVersion() {

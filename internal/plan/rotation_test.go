@@ -514,8 +514,52 @@ func TestNothingJoinsDuringARotation(t *testing.T) {
 	if !slices.ContainsFunc(p.Warnings, func(w string) bool { return strings.Contains(w, "quorate certs rotate ca") }) {
 		t.Errorf("apply does not say that a rotation is in progress: %q", p.Warnings)
 	}
+	// A host that is reset would be one that has to join.
+	for host, want := range map[string]string{"cp-b": cluster.RuleRotation, "worker-a": cluster.RuleRotation, "lb-b": ""} {
+		_, err := Reset(x.state(), []string{host})
+		if r, _ := errors.AsType[*cluster.Refusal](err); want == "" && err != nil || want != "" && (r == nil || r.Rule != want) {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
 	added(x.c, x.obs, "worker-z", spec.RoleWorker)
-	if r := refusalOf(t, x.c, x.obs); r.Rule != cluster.RuleRotation {
+	if r := refusalOf(t, x.c, x.obs); r.Rule != cluster.RuleRotation || !strings.Contains(r.Fix, "Take worker-z out of the spec") {
 		t.Errorf("%+v", r)
+	}
+	// Neither of the two commands names only the other one.
+	_, err := x.plan(facts.KubernetesAuthority, RotateOptions{})
+	if r, _ := errors.AsType[*cluster.Refusal](err); r == nil || r.Rule != cluster.RuleRotationHosts || strings.Contains(r.Fix, "quorate apply") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestAControlPlaneIsLostDuringARotation: a spec with two of three control planes is refused, and no other host can join. So the cluster goes on with one, and
+// neither apply nor the rotation refuses that.
+func TestAControlPlaneIsLostDuringARotation(t *testing.T) {
+	x := newRotating(t)
+	for _, h := range x.c.HostsWith(spec.RoleControlPlane) {
+		k := x.kubernetes(h.Name)
+		tr := k.Trust[facts.KubernetesAuthority]
+		tr.Next = "new"
+		k.Trust[facts.KubernetesAuthority] = tr
+	}
+	dies(x.obs, "cp-b")
+	without(x.c, "cp-b", "cp-c")
+	x.c.Spec.ControlPlane.Placement = spec.PlacementSingle
+	for _, h := range x.c.HostsWith(spec.RoleControlPlane) {
+		x.kubernetes(h.Name).Arguments = nil // as apply reads them, they would be those of another failover profile
+	}
+	p := build(t, x.c, x.obs)
+	inOrder(t, p, "cp-b/remove-member", "cp-c/remove-member", "cp-c/reset-host", "cluster/record-spec")
+	// When both have left:
+	gone := func(name string) bool { return name == "cp-b" || name == "cp-c" }
+	x.obs.Etcd = slices.DeleteFunc(x.obs.Etcd, func(m facts.EtcdMember) bool { return gone(m.Name) })
+	x.obs.API.Nodes = slices.DeleteFunc(x.obs.API.Nodes, func(n facts.Node) bool { return gone(n.Name) })
+	delete(x.obs.Hosts, "cp-b")
+	delete(x.obs.Hosts, "cp-c")
+	x.kubernetes("cp-a").Arguments = map[string]map[string]string{facts.ControllerManager: facts.SigningArguments(false), facts.APIServer: {}}
+	remembered(x.c, x.obs)
+	p, err := x.plan(facts.KubernetesAuthority, RotateOptions{})
+	if err != nil || p.Rotation != cluster.TrustStage {
+		t.Errorf("%v, %v", err, p)
 	}
 }

@@ -47,7 +47,7 @@ func (e *Engine) Apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work,
 // apply is Apply for a run that has the lease of the spec's hosts.
 func (e *Engine) apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work, error) {
 	w, err := e.Plan(ctx, b)
-	if more := e.others(); len(more.Departing)+len(more.Removed) > 0 {
+	if more := e.others(); err == nil && len(more.Departing)+len(more.Removed) > 0 {
 		// Only the cluster could tell that these hosts are part of it. What the plan was made from may have changed before they
 		// were held.
 		if err := e.takeLeases(ctx, slices.Concat(more.Departing, more.Removed)); err != nil {

@@ -182,7 +182,11 @@ func (d *comparison) note(field string, e Edit) {
 	switch {
 	case e.Meaning == perRole && e.Kind == Added:
 		e.Roles = sortedRoles(after)
-		e.Meaning, e.How = added(after)
+		if former := d.formerAt(after); former != "" {
+			e.Meaning, e.How = Fixed, sentences(strings.ReplaceAll(renamed, "FORMER", former))
+		} else {
+			e.Meaning, e.How = added(after)
+		}
 	case e.Meaning == perRole:
 		e.Roles = sortedRoles(before)
 		e.Meaning, e.How = removed(before)
@@ -203,6 +207,17 @@ func (d *comparison) note(field string, e Edit) {
 		e.How = strings.ReplaceAll(e.How, "HOST", e.Host)
 	}
 	d.edits = append(d.edits, e)
+}
+
+// formerAt is the host that is removed and whose address a new one gets; empty if there is none. Nobody can tell whether it is the same machine, which
+// would be reset as one host and used as the other.
+func (d *comparison) formerAt(h Host) string {
+	for _, former := range d.before.Spec.Hosts {
+		if _, stays := d.after.Host(former.Name); !stays && h.Address != "" && former.Address == h.Address {
+			return former.Name
+		}
+	}
+	return ""
 }
 
 // ownNetwork says that the user brings the pod network and Quorate applies it.

@@ -345,7 +345,7 @@ func TestEdits(t *testing.T) {
 		"workloads on a control plane": {real, []string{"[control-plane], zone: c", "[worker, control-plane], zone: c"}, []want{
 			{"spec.hosts[cp-c].roles", Changed, Fixed, []string{"Put `control-plane` back", "kubectl taint nodes cp-c"}}}},
 		"host address":            {real, []string{"10.0.0.21", "10.0.0.29"}, []want{{"spec.hosts[worker-a].address", Changed, Fixed, []string{"Put `10.0.0.21` back"}}}},
-		"address of an etcd host": {edit(t, real, managedEtcd...), []string{"10.0.0.41", "10.0.0.49"}, []want{{"spec.hosts[etcd-a].address", Changed, Fixed, []string{"Put `10.0.0.41` back", "remove etcd-a from the spec"}}}},
+		"address of an etcd host": {edit(t, real, managedEtcd...), []string{"10.0.0.41", "10.0.0.49"}, []want{{"spec.hosts[etcd-a].address", Changed, Fixed, []string{"Put `10.0.0.41` back", "`quorate reset etcd-a`"}}}},
 		"zone of a node": {real, []string{"[worker], zone: a", "[worker], zone: b", "zones: [a, b]", "zones: [b]"}, []want{
 			{"spec.hosts[worker-a].zone", Changed, Rolling, nil}, {"spec.nodePools[web].zones", Changed, Free, nil}}},
 		"zone of a balancer": {real, []string{"[load-balancer], zone: b", "[load-balancer], zone: c"}, []want{{"spec.hosts[lb-b].zone", Changed, Free, nil}}},
@@ -366,6 +366,12 @@ func TestEdits(t *testing.T) {
 			{"spec.hosts[lb-a]", Removed, Rolling, nil}, {"spec.hosts[lb-b]", Removed, Rolling, nil}}},
 		"a balancer replaced": {real, []string{"lb-a, address: 10.0.0.31", "lb-d, address: 10.0.0.34"}, []want{
 			{"spec.hosts[lb-a]", Removed, Rolling, nil}, {"spec.hosts[lb-d]", Added, Rolling, nil}}},
+		"a balancer renamed": {real, []string{"lb-a, address: 10.0.0.31", "lb-x, address: 10.0.0.31"}, []want{
+			{"spec.hosts[lb-a]", Removed, Rolling, nil}, {"spec.hosts[lb-x]", Added, Fixed, []string{"Put lb-a back", "`quorate reset lb-a`"}}}},
+		"a machine gets another name and role": {real, []string{"{name: worker-b, address: 10.0.0.22, roles: [worker], zone: b}", "{name: cp-d, address: 10.0.0.22, roles: [control-plane], zone: b}", "hosts: [worker-a, worker-b]", "hosts: [worker-a]", "zones: [a, b]", "zones: [a]"}, []want{
+			{"spec.hosts[cp-d]", Added, Fixed, []string{"Put worker-b back"}}, {"spec.hosts[worker-b]", Removed, Rolling, nil}, {"spec.nodePools[web].zones", Changed, Free, nil}, {"spec.nodePools[web].hosts", Changed, Rolling, nil}}},
+		"swapped addresses": {real, []string{"worker-a, address: 10.0.0.21", "worker-a, address: 10.0.0.22", "worker-b, address: 10.0.0.22", "worker-b, address: 10.0.0.21"}, []want{
+			{"spec.hosts[worker-a].address", Changed, Fixed, nil}, {"spec.hosts[worker-b].address", Changed, Fixed, nil}}},
 		"a control plane less": {real, []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}, []want{
 			{"spec.hosts[cp-c]", Removed, Rolling, nil}}},
 		"a control plane that balances less": {colocated, []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}, []want{

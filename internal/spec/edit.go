@@ -62,8 +62,13 @@ const (
 	newCluster = "To change it, build a new cluster and move the workloads"
 	// recorded: the change was made by hand, and Quorate does not know it yet.
 	recorded = "Then make the same change in the recorded spec (" + editRecord + ") and in your own"
-	// joinAgain takes two runs: in one run, a host cannot leave and come back as another one.
-	joinAgain = "remove HOST from the spec and run `quorate apply`; then add it with the new value, and run `quorate apply` again"
+	// joinAgain takes two runs: in one run, a host cannot leave and come back as another one. A reset has it leave although it stays in the spec, because
+	// a spec without it may not be valid: that of a cluster with three control planes, for example.
+	joinAgain = "have HOST leave the cluster as it is (`quorate reset HOST`); then change it in the spec, and run `quorate apply`"
+	// renamed is about a host that gets the address of one that is removed in the same edit.
+	renamed = "FORMER has this address in the cluster, and a host that stays cannot be renamed. Put FORMER back. " +
+		"To give the machine another name, have it leave the cluster as FORMER (`quorate reset FORMER`); then change the name, and run `quorate apply`. " +
+		"A new machine that takes the place of FORMER can have its name: with FORMER back in the spec, `quorate apply` has it join"
 
 	sameBundle = "If the result is another bundle, it is installed on the hosts"
 	relabel    = ". Pods that run stay where they are"
@@ -143,7 +148,7 @@ var editing = map[string]string{
 	"Failover.profile": "To become faster, kubelets restart first, and then the API server, controller manager, scheduler, and kubelet of one control plane after another; to become slower, the reverse. " +
 		"A control plane leaves the load balancers' pools before its API server restarts. Containers and etcd go on. Pods that exist keep their tolerations for dead nodes. See failover.md",
 
-	"Host.name":             "Renaming a host removes one host and adds another",
+	"Host.name":             "A host with another name is another host: one leaves, and one joins. So the new one needs another address. To give a machine another name, have it leave the cluster as HOST (`quorate reset HOST`); then change the name, and run `quorate apply`",
 	"Host.address":          "Certificates, kubelets, etcd members, and load balancers are set up with the address of their host. To change it, " + joinAgain,
 	"Host.secondaryAddress": "The kubelet registers its node with both addresses. To change it, " + joinAgain,
 	"Host.frontAddress":     "The load balancers hear each other only at these addresses. To change it, " + joinAgain + ". Or move the virtual IP into another network first: see networks.md",
