@@ -170,7 +170,7 @@ func (j *judge) reach() {
 			if g.outcome != facts.Routed {
 				fix = cmp.Or(j.diverted(from[g][0], g.address), fix)
 			}
-			if g.address != h.Address {
+			if !slices.Contains(h.Addresses(), g.address) { // over says which family it is
 				to += " at " + g.address
 			}
 		}
