@@ -142,6 +142,7 @@ var editing = map[string]string{
 
 	"Failover.profile": "To become faster, kubelets restart first, and then the API server, controller manager, scheduler, and kubelet of one control plane after another; to become slower, the reverse. " +
 		"A control plane leaves the load balancers' pools before its API server restarts. Containers and etcd go on. Pods that exist keep their tolerations for dead nodes. See failover.md",
+	"Failover.electionTimeout": "Members that wait differently long for their leader would elect others needlessly. " + newCluster,
 
 	"Host.name":             "Renaming a host removes one host and adds another",
 	"Host.address":          "Certificates, kubelets, etcd members, and load balancers are set up with the address of their host. To change it, " + joinAgain,
