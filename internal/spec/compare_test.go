@@ -331,7 +331,7 @@ func TestEdits(t *testing.T) {
 		"pod range":        {real, []string{"10.244.0.0", "10.245.0.0"}, []want{{"spec.network.podCIDR", Changed, Fixed, nil}}},
 		"services":         {real, []string{"10.96.0.0", "10.112.0.0"}, []want{{"spec.network.serviceCIDR", Changed, Fixed, []string{"ServiceCIDR object"}}}},
 		"profile":          {real, []string{"profile: fast", "profile: standard"}, []want{{"spec.failover.profile", Changed, Rolling, nil}}},
-		"election timeout": {real, []string{"{profile: fast}", "{profile: fast, electionTimeout: 300ms}"}, []want{{"spec.failover.electionTimeout", Changed, Fixed, nil}}},
+		"election timeout": {real, []string{"{profile: fast}", "{profile: fast, electionTimeout: 300ms}"}, []want{{"spec.failover.electionTimeout", Changed, Rolling, nil}}},
 		"version":          {real, []string{"v1.37.2", "v1.38.0"}, []want{{"spec.kubernetes.version", Changed, Rolling, nil}}},
 		"cluster name":     {real, []string{"{name: prod}", "{name: other}"}, []want{{"metadata.name", Changed, Fixed, nil}}},
 		"topology":         {real, []string{"topology: stacked", "topology: external"}, []want{{"spec.controlPlane.topology", Changed, Fixed, nil}}},

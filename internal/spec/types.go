@@ -340,7 +340,7 @@ type Failover struct {
 	Profile string `yaml:"profile,omitempty" json:"profile,omitempty" edit:"rolling"`
 	// ElectionTimeout is how long etcd's members wait for a sign of their leader before they elect another one, from 300ms to 5s. The
 	// leader gives one ten times as often. Without it, etcd's own default holds, which is 1s.
-	ElectionTimeout string `yaml:"electionTimeout,omitempty" json:"electionTimeout,omitempty" edit:"fixed"`
+	ElectionTimeout string `yaml:"electionTimeout,omitempty" json:"electionTimeout,omitempty" edit:"rolling"`
 }
 
 // Roles of a host.
