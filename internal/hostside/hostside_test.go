@@ -36,7 +36,7 @@ var withoutSecrets = []string{
 	"kubeadm.register-node", "kubeadm.restart-kubelet", "kubeadm.set-etcd-aside", "kubeadm.set-etcd-servers", "kubeadm.set-etcd-timers", "kubeadm.set-node-labels", "kubeadm.stop-static-pods", "kubeadm.use-local-api",
 	"node.balancer", "node.boot-id", "node.clock",
 	"node.configure", "node.reconfigure", // files that the spec alone determines, and the CA's certificate
-	"node.dial", "node.facts",
+	"node.dial", "node.facts", "node.fsync",
 	"node.faults", "node.heal-faults", "node.inject-fault", "node.prepare-faults", // names, addresses, and numbers
 	"node.hand-over",
 	"node.hush", // what was listened for is known to every host that is asked to dial

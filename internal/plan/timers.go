@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
@@ -176,9 +177,27 @@ func (b *builder) blocksTimers() *cluster.Refusal {
 			return r
 		}
 	}
+	if r := b.slowMembers(); r != nil {
+		return r
+	}
 	if why := b.delaysRestarts(); why != "" {
 		return refused(RuleOneThing, "etcd's election timeout is to change, and its members do not restart now: "+why,
 			"Do one thing at a time: run `quorate apply` with the former "+spec.ElectionTimeoutPath+" first, then with the new one.")
+	}
+	return nil
+}
+
+// slowMembers refuses an election timeout that is shorter than before and that members do not support.
+func (b *builder) slowMembers() *cluster.Refusal {
+	to, have := hostconfig.EtcdTimers(b.c).Effective(), b.haveTimers()
+	if len(have) == 0 || to.Election >= shortest(have) || len(b.c.EtcdHosts()) < 2 {
+		return nil
+	}
+	timeout := time.Duration(to.Election) * time.Millisecond
+	for _, p := range b.Patiences() {
+		if summary, fix := p.Lacks(timeout); summary != "" {
+			return refused(cluster.RuleEtcdPatience, summary, fix)
+		}
 	}
 	return nil
 }

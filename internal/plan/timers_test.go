@@ -304,6 +304,28 @@ func TestTimerRefusals(t *testing.T) {
 	}
 }
 
+// TestSlowMembersGetNoShorterTimeout, and may get a longer one that is still too short.
+func TestSlowMembersGetNoShorterTimeout(t *testing.T) {
+	for _, tc := range []struct {
+		from, to string
+		refused  bool
+	}{{"", "300ms", true}, {"", "600ms", false}, {"300ms", "500ms", false}, {"500ms", "400ms", true}, {"500ms", "", false}} {
+		for _, c := range []*spec.Cluster{stackedLab(), external()} {
+			obs := runningWith(t, c, tc.from)
+			slow := c.EtcdHosts()[1].Name
+			seen := obs.Hosts[slow]
+			seen.EtcdDisk = &facts.EtcdDisk{Writes: 1000, Within: []facts.EtcdDiskWithin{{Seconds: 0.01, Writes: 0}, {Seconds: 0.02, Writes: 1000}}}
+			obs.Hosts[slow] = seen
+			c.Spec.Failover.ElectionTimeout = tc.to
+			_, err := planFor(c, obs, newer)
+			r, _ := err.(*cluster.Refusal)
+			if refused := r != nil && r.Rule == cluster.RuleEtcdPatience && strings.Contains(r.Why, slow) && strings.Contains(r.Fix, "`600ms`"); refused != tc.refused || err != nil && !refused {
+				t.Errorf("from %q to %q: %v", tc.from, tc.to, err)
+			}
+		}
+	}
+}
+
 // TestTimersOfOthersStay: what the spec never set is not Quorate's, and members of an external etcd keep their files.
 func TestTimersOfOthersStay(t *testing.T) {
 	for _, c := range []*spec.Cluster{stackedLab(), external()} {
