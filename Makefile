@@ -15,7 +15,7 @@ TEST        := $(GO) tool gotestsum --format standard-verbose --
 # They start no goroutines, and their tests try so many clusters that the race detector takes minutes for nothing.
 PURE        := ./internal/plan ./internal/cluster ./internal/spof
 
-.PHONY: build up down check test test-alerts test-arm64 test-lab test-browser test-e2e test-whole test-crash test-soak test-agree test-images test-hosts test-vm bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover bench-scale tools clean
+.PHONY: build up down check test test-alerts test-arm64 test-lab test-browser test-e2e test-whole test-crash test-soak test-agree test-images test-hosts test-vm bench-bootstrap bench-upgrade bench-failover bench-outages bench-elections bench-hosts bench-distribution bench-recover bench-scale tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -144,6 +144,15 @@ bench-outages: build ## the table of outages in docs/failover.md: single faults 
 	bin/quorate bundle build
 	$(GO) build -o bin/bench-outages ./test/bench/outages
 	bin/bench-outages
+
+# Another timeout, or less time: ELECTION_FLAGS='-timeout 500ms -for 5m', and see -help.
+ELECTION_FLAGS ?=
+
+bench-elections: build ## elections of etcd in the default cluster with an election timeout of 300 ms, in 30 minutes with all CPUs loaded: there must be none; the last line is JSON
+	bin/quorate lab requirements
+	bin/quorate bundle build
+	$(GO) build -o bin/bench-elections ./test/bench/elections
+	bin/bench-elections $(ELECTION_FLAGS)
 
 bench-hosts: ## plan and preflight against 200 SSH hosts, without and with missing packages: seconds and memory
 	$(GO) build -o bin/bench-hosts ./test/bench/hosts

@@ -118,6 +118,7 @@ var Rules = []Rule{
 	{RuleEtcdMember, []Severity{Warning}, "every etcd member works"},
 	{RuleEtcdData, []Severity{Critical}, "the data of every etcd member can be read, is as new as what the member has acknowledged, and is the same as that of the others, as far as it was compared"},
 	{RuleEtcdLag, []Severity{Warning}, "no etcd member stays thousands of entries of the log behind the leader, in several looks in a row"},
+	{RuleEtcdPatience, []Severity{Warning}, fmt.Sprintf("`%s` is at least %d round trips between etcd's members, and %d times what 99 of 100 fsyncs of a member take", spec.ElectionTimeoutPath, electionPerRoundTrip, electionPerFsync)},
 	{RuleEtcdLearner, []Severity{Warning}, "no etcd member is a learner"},
 	{RuleEtcdAlarm, []Severity{Critical}, "no etcd member has raised an alarm"},
 	{RuleEtcdQuota, []Severity{Critical, Warning}, fmt.Sprintf("etcd's database uses less than %.0f %% of its quota (warning) or %.0f %% (critical)", 100*quotaWarning, 100*quotaCritical)},

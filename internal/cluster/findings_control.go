@@ -196,6 +196,7 @@ func (f *findings) etcd() {
 			judge(RuleEtcdLag, Warning, fmt.Sprintf("etcd member %s is %d entries of the log behind the leader, and does not catch up", name, m.Behind), f.lagFix(m), name)
 		}
 	}
+	f.patience()
 	f.differences()
 	f.reportedData()
 	for _, alarm := range f.StrayAlarms() {

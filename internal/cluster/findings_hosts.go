@@ -25,7 +25,7 @@ func (s *State) configuredBy(h spec.Host) (out []facts.Desired) {
 		}
 	}
 	if h.Has(spec.RoleEtcd) {
-		out = append(out, hostconfig.Etcd(h, f))
+		out = append(out, hostconfig.Etcd(h, f, hostconfig.EtcdTimers(s.Spec)))
 	}
 	if b := s.Seen.Hosts[h.Name].Balancer; s.Spec.Balances(h) && b != nil && b.WrittenFor == s.Spec.Metadata.Name {
 		out = append(out, hostconfig.Balancer(s.Spec, h, f, s.ca))

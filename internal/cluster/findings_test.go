@@ -391,6 +391,12 @@ var findingCases = []struct {
 		"*warning: etcd member cp-c is 12000 entries of the log behind the leader, and does not catch up", "warning: the cluster does not survive the loss of a control plane, or an etcd member"}},
 	{"etcd-lag-ends", func(f fixture) { f.Seen.Etcd[2].Behind, f.Seen.Etcd[2].CatchesUp = 12000, true }, margins(0, 0, 1, 0), []string{
 		"*warning: etcd member cp-c is 12000 entries of the log behind the leader, and catches up", "warning: the cluster does not survive the loss of a control plane, or an etcd member"}},
+	{"etcd-patience", func(f fixture) {
+		f.Spec.Spec.Failover.ElectionTimeout = "300ms"
+		f.Change("cp-b", func(h *facts.Host) {
+			h.EtcdDisk = &facts.EtcdDisk{Writes: 2000, Within: []facts.EtcdDiskWithin{{Seconds: 0.016, Writes: 1000}, {Seconds: 0.032, Writes: 2000}}}
+		})
+	}, margins(1, 1, 1, 1), []string{"warning: 99 of 100 fsyncs of etcd's disk on cp-b take up to 31.7 ms (since its member was started), and etcd's election timeout of 300ms is too short"}},
 	{"etcd-damaged-twice", func(f fixture) { // without a majority that works, no data is given up
 		for _, i := range []int{1, 2} {
 			f.Seen.Etcd[i].Healthy, f.Seen.Etcd[i].Problem = false, "connection refused"

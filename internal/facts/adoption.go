@@ -22,6 +22,8 @@ type Kubeadm struct {
 	ServiceCIDR  string   `json:"serviceCIDR"`
 	// EtcdEndpoints are those of an external etcd.
 	EtcdEndpoints []string `json:"etcdEndpoints,omitempty"`
+	// EtcdTimers are those of the members of a stacked etcd; nil for another one.
+	EtcdTimers *EtcdTimers `json:"etcdTimers,omitempty"`
 	// Arguments are the extra arguments with which the programs of a control plane are started, by program and argument.
 	Arguments map[string]map[string]string `json:"arguments,omitempty"`
 	// Paths are the files and directories of a control plane that its static pods need besides what kubeadm brings.

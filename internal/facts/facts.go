@@ -299,6 +299,10 @@ type Kubernetes struct {
 	// its environment file; EtcdToken is the token of that cluster. Both are empty if etcd was never started.
 	EtcdInitial []string `json:"etcdInitial,omitempty"`
 	EtcdToken   string   `json:"etcdToken,omitempty"`
+	// EtcdTimers are those that the member's static pod or environment file sets; nil if there is neither. EtcdRuns are those with which the
+	// member of an external etcd was started; nil if it does not run.
+	EtcdTimers *EtcdTimers `json:"etcdTimers,omitempty"`
+	EtcdRuns   *EtcdTimers `json:"etcdRuns,omitempty"`
 	// EtcdAbandoned are the IDs of etcd clusters, in hexadecimal, that a recovery of the quorum has replaced, as far as this host was told.
 	// Their members vote no longer, wherever they come back.
 	EtcdAbandoned []string `json:"etcdAbandoned,omitempty"`

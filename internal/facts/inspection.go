@@ -55,6 +55,9 @@ type Inspection struct {
 	Controllers []string           `json:"controllers"` // of cgroups
 	ClockKept   bool               `json:"clockKept"`   // some time service keeps the kernel's clock
 
+	// EtcdFsync is within how long 99 of 100 writes were on the disk that is to hold etcd's data; 0 if that was not measured.
+	EtcdFsync time.Duration `json:"etcdFsyncNanoseconds,omitempty"`
+
 	DiskBytes  int64   `json:"diskBytes"` // of the file system that holds /var/lib
 	InodesFree float64 `json:"inodesFree"`
 	// Unfit are directories that Quorate needs and that it cannot use as they are mounted.
@@ -233,6 +236,8 @@ type Reach struct {
 	Outcome Outcome       `json:"outcome"`
 	Detail  string        `json:"detail,omitempty"`
 	After   time.Duration `json:"afterNanoseconds"`
+	// Connected is after how long a TCP connection was established, which takes one round trip; 0 if it was not.
+	Connected time.Duration `json:"connectedNanoseconds,omitempty"`
 	// Size is the IP packet that was tried once the path was known to work, 0 for none; Fits says whether it arrived whole.
 	Size int  `json:"size,omitempty"`
 	Fits bool `json:"fits,omitempty"`

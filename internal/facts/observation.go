@@ -113,6 +113,8 @@ type Host struct {
 	Started map[string]time.Time `json:"started,omitempty"`
 	// EtcdDisk is how fast the disk of the etcd member here is; nil unless it was asked for and the member told.
 	EtcdDisk *EtcdDisk `json:"etcdDisk,omitempty"`
+	// EtcdRoundTrips are how long round trips of that member to others take on average, in seconds, by the IDs of the others in hexadecimal.
+	EtcdRoundTrips map[string]float64 `json:"etcdRoundTrips,omitempty"`
 	// Overlay is the pod network between nodes as this host's kernel has it; nil where flannel does not run.
 	Overlay *Overlay `json:"overlay,omitempty"`
 	// EtcdProbe is an existing etcd as this control plane finds it; only before anything is built on it.

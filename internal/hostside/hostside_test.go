@@ -33,10 +33,10 @@ var withoutSecrets = []string{
 	"kubeadm.kubelet-is-due", "kubeadm.move-kubeconfigs", "kubeadm.move-kubelet", "kubeadm.widen-certificate", // names and addresses
 	"kubeadm.renew-certificates", "kubeadm.restart-programs", // names of certificates and pods; keys stay on the host
 	"kubeadm.set-trust", "kubeadm.renew-authority", "kubeadm.check-member-trust", "kubeadm.forget-authority", "kubeadm.renew-approver", // certificates and public keys
-	"kubeadm.register-node", "kubeadm.restart-kubelet", "kubeadm.set-etcd-aside", "kubeadm.set-etcd-servers", "kubeadm.set-node-labels", "kubeadm.stop-static-pods", "kubeadm.use-local-api",
+	"kubeadm.register-node", "kubeadm.restart-kubelet", "kubeadm.set-etcd-aside", "kubeadm.set-etcd-servers", "kubeadm.set-etcd-timers", "kubeadm.set-node-labels", "kubeadm.stop-static-pods", "kubeadm.use-local-api",
 	"node.balancer", "node.boot-id", "node.clock",
 	"node.configure", "node.reconfigure", // files that the spec alone determines, and the CA's certificate
-	"node.dial", "node.facts",
+	"node.dial", "node.facts", "node.fsync",
 	"node.faults", "node.heal-faults", "node.inject-fault", "node.prepare-faults", // names, addresses, and numbers
 	"node.hand-over",
 	"node.hush", // what was listened for is known to every host that is asked to dial

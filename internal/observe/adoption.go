@@ -15,6 +15,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/components"
 	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // kubeadmConfig reads kubeadm's ClusterConfiguration; nil if there is none.
@@ -37,6 +38,9 @@ func kubeadmConfig(text string) *facts.Kubeadm {
 			ServiceSubnet string `json:"serviceSubnet"`
 		} `json:"networking"`
 		Etcd struct {
+			Local *struct {
+				ExtraArgs any `json:"extraArgs"`
+			} `json:"local"`
 			External *struct {
 				Endpoints                 []string `json:"endpoints"`
 				CAFile, CertFile, KeyFile string
@@ -65,6 +69,9 @@ func kubeadmConfig(text string) *facts.Kubeadm {
 		for _, v := range p.ExtraVolumes {
 			out.Paths = append(out.Paths, v.HostPath)
 		}
+	}
+	if l := c.Etcd.Local; l != nil {
+		out.EtcdTimers = new(hostconfig.ReadEtcdTimers(extraArgs(l.ExtraArgs)))
 	}
 	if e := c.Etcd.External; e != nil {
 		for _, endpoint := range e.Endpoints {

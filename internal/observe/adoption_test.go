@@ -18,10 +18,10 @@ func TestKubeadmConfig(t *testing.T) {
 		"kubeadm's own": {`apiServer: {extraArgs: [{name: v, value: "2"}]}
 apiVersion: kubeadm.k8s.io/v1beta4
 controlPlaneEndpoint: api.example.com
-etcd: {local: {dataDir: /var/lib/etcd}}
+etcd: {local: {dataDir: /var/lib/etcd, extraArgs: [{name: election-timeout, value: "300"}, {name: heartbeat-interval, value: "30"}]}}
 kind: ClusterConfiguration
 networking: {dnsDomain: cluster.local, podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/12}
-`, &facts.Kubeadm{DNSDomain: "cluster.local", Endpoint: "api.example.com:6443", PodCIDR: "10.244.0.0/16", ServiceCIDR: "10.96.0.0/12",
+`, &facts.Kubeadm{DNSDomain: "cluster.local", Endpoint: "api.example.com:6443", PodCIDR: "10.244.0.0/16", ServiceCIDR: "10.96.0.0/12", EtcdTimers: &facts.EtcdTimers{Heartbeat: 30, Election: 300},
 			Arguments: map[string]map[string]string{facts.APIServer: {"v": "2"}}}},
 		"an operator's": {`apiVersion: kubeadm.k8s.io/v1beta3
 kind: ClusterConfiguration

@@ -67,7 +67,7 @@ func expected(c *spec.Cluster, h spec.Host) components.Request {
 	}
 	if slices.ContainsFunc(c.EtcdHosts(), func(e spec.Host) bool { return e.Name == h.Name }) {
 		req.Starts = append(req.Starts, facts.Etcd)
-		req.EtcdDisk = c.Spec.Monitoring.Exporter // nobody else looks at it
+		req.EtcdDisk = c.Spec.Monitoring.Exporter || c.Spec.Failover.ElectionTimeout != "" // nobody else looks at it
 	}
 	if h.IsNode() {
 		req.Expect = append(req.Expect, facts.Kubelet, facts.Containerd, facts.KubeProxy)
@@ -122,7 +122,7 @@ func addComponents(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *f
 			continue
 		}
 		out.Components, out.APIServerVersion, out.Overlay = map[string]facts.Component{}, seen[h.Name].APIServerVersion, seen[h.Name].Overlay
-		out.Started, out.EtcdDisk = seen[h.Name].Started, seen[h.Name].EtcdDisk
+		out.Started, out.EtcdDisk, out.EtcdRoundTrips = seen[h.Name].Started, seen[h.Name].EtcdDisk, seen[h.Name].EtcdRoundTrips
 		for _, name := range expected(c, h).Expect {
 			answer, known := seen[h.Name].Components[name]
 			if !known {

@@ -97,6 +97,11 @@ func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, f *fa
 	if err != nil {
 		return err
 	}
+	if preflight.MeasuresDisk(p.c, h, f) {
+		if in.EtcdFsync, err = inspect.MeasureFsync.On(ctx, conn, hostconfig.EtcdDataDir); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.seen.Hosts[h.Name] = in

@@ -79,7 +79,12 @@ func (b *builder) leavePools(host, reason string, after ...*Step) *Step {
 	if b.c.Spec.LoadBalancer.Type != spec.BalancerManaged {
 		return nil
 	}
-	return b.addInTurn(Step{Kind: LeavePools, Host: host, Title: "leave the load balancers' pools", Reason: reason, Change: change(cluster.Stop, cluster.PoolServer, host)}, after...)
+	return b.addInTurn(leavePoolsStep(host, "", reason), after...)
+}
+
+// leavePoolsStep is the step of leavePools. The detail tells it from another one on the same host in the same plan.
+func leavePoolsStep(host, detail, reason string) Step {
+	return Step{Kind: LeavePools, Host: host, Detail: detail, Title: "leave the load balancers' pools", Reason: reason, Change: change(cluster.Stop, cluster.PoolServer, host)}
 }
 
 // joinPools plans that they do again.
@@ -87,7 +92,12 @@ func (b *builder) joinPools(host, reason string, after ...*Step) *Step {
 	if b.c.Spec.LoadBalancer.Type != spec.BalancerManaged {
 		return nil
 	}
-	return b.addInTurn(Step{Kind: JoinPools, Host: host, Title: "join the load balancers' pools", Reason: reason, Change: change(cluster.Start, cluster.PoolServer, host)}, after...)
+	return b.addInTurn(joinPoolsStep(host, "", reason), after...)
+}
+
+// joinPoolsStep is to joinPools what leavePoolsStep is to leavePools.
+func joinPoolsStep(host, detail, reason string) Step {
+	return Step{Kind: JoinPools, Host: host, Detail: detail, Title: "join the load balancers' pools", Reason: reason, Change: change(cluster.Start, cluster.PoolServer, host)}
 }
 
 // moveLeadership plans that others lead what the host leads.

@@ -50,7 +50,7 @@ func finishedExternal(t *testing.T, c *spec.Cluster) *facts.Observation {
 			f := obs.Hosts[h.Name].Facts
 			f.Binaries = testBundle.Digest
 			*k = facts.Kubernetes{EtcdData: true, EtcdCA: "ETCD-CA", EtcdCAKey: true, EtcdClient: "client", Established: true}
-			d := merge(hostconfig.Hosts(c), hostconfig.Etcd(h, f))
+			d := merge(hostconfig.Hosts(c), hostconfig.Etcd(h, f, hostconfig.EtcdTimers(c)))
 			for _, file := range d.Files {
 				f.Files[file.Key()] = file.Sum()
 			}

@@ -241,7 +241,7 @@ func (b *builder) own(h spec.Host, f *facts.Facts) facts.Desired {
 		d = merge(d, hostconfig.Settings(b.c, f))
 	}
 	if h.Has(spec.RoleEtcd) {
-		d = merge(d, hostconfig.Etcd(h, f))
+		d = merge(d, hostconfig.Etcd(h, b.withTimers(f), b.beginTimers()))
 	}
 	if h.Has(spec.RoleControlPlane) {
 		d = merge(d, hostconfig.ControlPlane(b.c))

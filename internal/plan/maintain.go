@@ -16,7 +16,7 @@ import (
 // maintain brings a cluster that exists to its spec. This function is the order of everything after the first build. Steps
 // that take something away carry a change and are made one at a time (addInTurn).
 func (b *builder) maintain() error {
-	for _, refuse := range []func() error{b.refuseDepartures, b.refuseRetiring, b.refuseLostKeys, b.refuseNetwork, b.refuseProfile, b.refuseSettings, b.refusePrometheus, b.refuseEndpoint, b.refuseFronts, b.refuseDuringRotation} {
+	for _, refuse := range []func() error{b.refuseDepartures, b.refuseRetiring, b.refuseLostKeys, b.refuseNetwork, b.refuseProfile, b.refuseTimers, b.refuseSettings, b.refusePrometheus, b.refuseEndpoint, b.refuseFronts, b.refuseDuringRotation} {
 		if err := refuse(); err != nil {
 			return err
 		}
@@ -88,7 +88,7 @@ func (b *builder) maintain() error {
 		b.publishEndpoint(b.all()...) // before an API server stops listing itself
 		b.warnOfReconciler()
 		b.warnOfProbes()
-		stored = b.changeSettings(hosts)
+		stored = b.changeTimers(b.changeSettings(hosts))
 	}
 	for _, h := range b.balancersInTurn() {
 		if b.waitsForPort(h) { // its API server shares the port by now

@@ -112,6 +112,8 @@ const (
 	// MoveClients has a host use a new endpoint, and MoveAgents kube-proxy and the pod network.
 	MoveClients Kind = "move-clients"
 	MoveAgents  Kind = "move-agents"
+	// SetEtcdTimers restarts a member of an external etcd with other timers.
+	SetEtcdTimers Kind = "set-etcd-timers"
 	// ConvertEtcd has etcd prepare its data for older members, or ends that.
 	ConvertEtcd Kind = "convert-etcd"
 	// SwitchAddons gives kube-proxy and CoreDNS the bundle's images, and UpgradeCluster runs what kubeadm does once for a
@@ -273,7 +275,7 @@ var effects = map[Kind]effect{
 	AwaitAPI: waits, AwaitControllers: waits, InitCluster: harmless, InstallAddons: harmless, MakeToken: harmless, RemoveTokens: harmless,
 	JoinWorker: changes, JoinControlPlane: changes, UndoJoin: changes,
 	StopControlPlane: changes, StopBalancer: changes, RemoveBalancer: changes, RemoveMember: changes, DeleteNode: changes, RememberHosts: harmless, AwaitNodes: waits,
-	JoinEtcd: changes, StoreEtcdServers: harmless, StoreVersion: harmless, SetEtcdServers: changes,
+	JoinEtcd: changes, StoreEtcdServers: harmless, StoreVersion: harmless, SetEtcdServers: changes, SetEtcdTimers: changes,
 	LabelNode: harmless, ApplyManifest: either, RestartAgent: changes, SpreadDNS: harmless, ProbeEndpoint: harmless, TestTakeover: changes,
 	ScheduleBackups: harmless, UnscheduleBackups: harmless,
 	MakeWatchKey: harmless, AdmitWatch: harmless, ConfigureWatch: harmless, RemoveWatch: harmless, RemoveExporter: harmless, RemoveManifest: harmless,
@@ -327,7 +329,7 @@ type Step struct {
 	// it starts them again.
 	Programs []string `json:"programs,omitempty"`
 	Restart  []string `json:"restart,omitempty"`
-	// Desired belongs to Configure, Mark and MoveClients.
+	// Desired belongs to Configure, Mark, MoveClients and SetEtcdTimers.
 	Desired *facts.Desired `json:"desired,omitempty"`
 	// Approved belongs to AdmitWatch: what may be restored on the host. Generation belongs to AdmitWatch and ConfigureWatch: it changes
 	// with what that depends on.
@@ -595,7 +597,9 @@ type builder struct {
 	at     map[string]*hostSteps
 	// want is what settings returns.
 	want *wanted
-	// blocked is why the failover profile is not changed in this run; nil if it is, or need not be. onlyServes says that nothing else
+	// etcdEnds are the timers of etcd's members when the plan is done; nil if it does not change them.
+	etcdEnds *facts.EtcdTimers
+	// blocked is why the failover profile, or etcd's timers, are not changed in this run; nil if they are, or need not be. onlyServes says that nothing else
 	// is done than to start what an earlier run stopped.
 	blocked    *cluster.Refusal
 	onlyServes bool

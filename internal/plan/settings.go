@@ -35,17 +35,21 @@ type SettingsChange struct {
 	Kubelet map[string]any `json:"kubelet,omitempty"`
 }
 
+// managedPrograms are the programs whose arguments the cluster remembers. Those of etcd are its timers, which come to its members in an
+// order of their own (see timers.go).
+var managedPrograms = append(slices.Clone(hostconfig.Programs), facts.Etcd)
+
 func (m Managed) empty() bool { return m.equal(Managed{}) }
 
 func (m Managed) equal(o Managed) bool {
-	return slices.Equal(sorted(m.Kubelet), sorted(o.Kubelet)) && !slices.ContainsFunc(hostconfig.Programs, func(p string) bool {
+	return slices.Equal(sorted(m.Kubelet), sorted(o.Kubelet)) && !slices.ContainsFunc(managedPrograms, func(p string) bool {
 		return !slices.Equal(sorted(m.Arguments[p]), sorted(o.Arguments[p]))
 	})
 }
 
 func (m Managed) with(o Managed) Managed {
 	out := Managed{Kubelet: sorted(append(slices.Clone(m.Kubelet), o.Kubelet...))}
-	for _, p := range hostconfig.Programs {
+	for _, p := range managedPrograms {
 		if names := sorted(append(slices.Clone(m.Arguments[p]), o.Arguments[p]...)); len(names) > 0 {
 			if out.Arguments == nil {
 				out.Arguments = map[string][]string{}
@@ -102,6 +106,12 @@ func (b *builder) settings() wanted {
 			}
 			w.given.Arguments[p] = names
 		}
+	}
+	if b.c.Spec.Failover.ElectionTimeout != "" {
+		if w.given.Arguments == nil {
+			w.given.Arguments = map[string][]string{}
+		}
+		w.given.Arguments[facts.Etcd] = []string{hostconfig.EtcdElectionArgument, hostconfig.EtcdHeartbeatArgument}
 	}
 	w.given.Kubelet = slices.Sorted(maps.Keys(fields))
 	var former Managed
@@ -258,7 +268,7 @@ func (b *builder) rememberSettings(after ...*Step) *Step {
 // forgetSettings ends that the cluster remembers settings that left the spec, when no host has them any more.
 func (b *builder) forgetSettings(after ...*Step) {
 	w := b.settings()
-	if b.Seen.API == nil || w.given.equal(w.managed) || len(b.Unreachable()) > 0 {
+	if b.Seen.API == nil || w.given.equal(w.managed) || len(b.Unreachable()) > 0 || b.otherTimers() && !b.changesTimers() {
 		return
 	}
 	b.add(Step{Kind: StoreSettings, Detail: "forget", Title: "forget the settings that left the spec", Record: w.given.String(), Reason: "no host has them any more"}, after...)

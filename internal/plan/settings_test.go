@@ -33,6 +33,9 @@ func startedWith(obs *facts.Observation, f *facts.Facts) {
 		maps.Copy(f.Kubernetes.Arguments[p], obs.API.Kubeadm.Arguments[p])
 	}
 	f.Kubernetes.Kubelet = maps.Clone(obs.API.KubeletConfig)
+	if stored := obs.API.Kubeadm.EtcdTimers; stored != nil {
+		f.Kubernetes.EtcdTimers = new(*stored)
+	}
 }
 
 // store does what the step StoreSettings does.
@@ -44,6 +47,10 @@ func store(obs *facts.Observation, s Step) {
 		return
 	}
 	for p, args := range s.Settings.Arguments {
+		if p == facts.Etcd {
+			obs.API.Kubeadm.EtcdTimers = new(hostconfig.ReadEtcdTimers(args))
+			continue
+		}
 		for name, value := range args {
 			if value == "" {
 				delete(obs.API.Kubeadm.Arguments[p], name)

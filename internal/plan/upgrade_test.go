@@ -238,6 +238,9 @@ func carryOut(t *testing.T, c *spec.Cluster, obs *facts.Observation, r Bundle, s
 		publishIn(obs, s)
 	case WithdrawEndpoint:
 		delete(obs.API.Service.Slices, facts.OwnSlice)
+	case SetEtcdTimers:
+		setTimers(f, s)
+		f.Kubernetes.EtcdRuns = f.Kubernetes.EtcdTimers
 	case CheckStored, CheckFit, MoveLeadership, Verify, TryEndpoint:
 	default:
 		t.Fatalf("an upgrade has the step %s", s.ID)

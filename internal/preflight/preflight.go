@@ -145,6 +145,7 @@ func Judge(s *cluster.State, seen *facts.Preflight, only []string) []cluster.Fin
 	j.duplicates()
 	j.mtus()
 	j.reach()
+	j.patience()
 	if !j.Exists() {
 		j.virtualIP()
 	}

@@ -186,6 +186,23 @@ func TestFindings(t *testing.T) {
 		}, failure, "session", "cp-b", "no answer within 30s", "again"},
 		{"SUSE", func(w world) { w.facts("worker-a").Family, w.facts("worker-a").OS = "", "openSUSE Leap 15.6" }, warning, "os", "worker-a", "openSUSE Leap 15.6", "Debian"},
 		{"no systemd", func(w world) { w.in("lb-a", func(i *facts.Inspection) { i.Systemd = false }) }, failure, "systemd", "lb-a", "process 1", "units"},
+		{"a slow disk", func(w world) {
+			w.c.Spec.Failover.ElectionTimeout = "300ms"
+			w.in("cp-b", func(i *facts.Inspection) { i.EtcdFsync = 14 * time.Millisecond })
+			w.in("cp-a", func(i *facts.Inspection) { i.EtcdFsync = 9 * time.Millisecond })
+		}, failure, cluster.RuleEtcdPatience, "cp-b", "on cp-b take up to 14 ms", "`420ms` or more"},
+		{"a slow path", func(w world) {
+			w.c.Spec.Failover.ElectionTimeout = "300ms"
+			took := 90 * time.Millisecond // the first takes longer than a round trip
+			for i, r := range w.seen.Reach {
+				if r.From == "cp-a" && r.To == "cp-c" || r.From == "cp-c" && r.To == "cp-a" {
+					w.seen.Reach[i].Connected = took
+					took = 35 * time.Millisecond
+				} else if r.From == "cp-a" && r.To == "worker-a" || r.From == "worker-a" && r.To == "cp-b" {
+					w.seen.Reach[i].Connected = time.Second // no member is there
+				}
+			}
+		}, failure, cluster.RuleEtcdPatience, "cp-a cp-c", "from cp-a to cp-c takes 35 ms", "`350ms` or more"},
 		{"another processor", func(w world) { w.facts("cp-a").Arch = "riscv64" }, failure, "architecture", "cp-a", "riscv64", "amd64 or arm64"},
 		{"an unknown processor", func(w world) { w.facts("cp-a").Arch = "" }, failure, "architecture", "cp-a", "is unknown", "quorate preflight"},
 		{"RHEL 8's kernel", func(w world) { w.facts("cp-a").Kernel = "4.18.0-553.el8_10.x86_64" }, failure, "kernel", "cp-a", "4.18.0-553", "newer kernel"},

@@ -147,6 +147,8 @@ var editing = map[string]string{
 
 	"Failover.profile": "To become faster, kubelets restart first, and then the API server, controller manager, scheduler, and kubelet of one control plane after another; to become slower, the reverse. " +
 		"A control plane leaves the load balancers' pools before its API server restarts. Containers and etcd go on. Pods that exist keep their tolerations for dead nodes. See failover.md",
+	"Failover.electionTimeout": "The members of etcd restart one after another, the leader when it leads no longer; a stacked one together with its control plane, which leaves the load balancers' pools before. " +
+		"Where members with the old and the new value would not be patient enough with each other, they restart twice. See failover.md",
 
 	"Host.name":             "A host with another name is another host: one leaves, and one joins. So the new one needs another address. To give a machine another name, have it leave the cluster as HOST (`quorate reset HOST`); then change the name, and run `quorate apply`",
 	"Host.address":          "Certificates, kubelets, etcd members, and load balancers are set up with the address of their host. To change it, " + joinAgain,

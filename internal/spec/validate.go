@@ -52,6 +52,7 @@ func validate(c *Cluster, opts Options, spoiled []string) Errors {
 	k.choose("spec.controlPlane.topology", "ControlPlane.topology", c.Spec.ControlPlane.Topology)
 	k.choose("spec.controlPlane.placement", "ControlPlane.placement", c.Spec.ControlPlane.Placement)
 	k.choose("spec.failover.profile", "Failover.profile", c.Spec.Failover.Profile)
+	k.electionTimeout()
 	k.settings()
 	k.backup()
 	k.objectives(objectivesPath, c.Spec.Drill.Objectives)

@@ -45,6 +45,20 @@ func startEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	return err
 }
 
+// setEtcdTimers restarts a member of an external etcd with other timers.
+func setEtcdTimers(ctx context.Context, e *Env, s plan.Step) error {
+	c, permit, err := e.permitted(ctx, s)
+	if err != nil {
+		return err
+	}
+	for _, file := range s.Desired.Files {
+		if _, err := kubeadm.SetEtcdTimers.Make(ctx, c, permit, file.Content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // etcdHost is what an etcd host starts its member with: kubeadm's configuration, and the token of this external etcd.
 func (e *Env) etcdHost(s plan.Step) (h spec.Host, c *host.Conn, config, token string, err error) {
 	if h, c, err = e.target(s); err != nil {

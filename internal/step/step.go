@@ -137,6 +137,7 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.StoreEtcdServers:    storeEtcdServers,
 	plan.StoreVersion:        storeVersion,
 	plan.SetEtcdServers:      setEtcdServers,
+	plan.SetEtcdTimers:       setEtcdTimers,
 	plan.RecordSpec:          recordSpec,
 	plan.RecordVerified:      recordVerified,
 

@@ -101,7 +101,7 @@ func (f Fixture) Configured(h spec.Host) {
 		all = append(all, hostconfig.ControlPlane(f.Spec))
 	}
 	if h.Has(spec.RoleEtcd) {
-		all = append(all, hostconfig.Etcd(h, seen))
+		all = append(all, hostconfig.Etcd(h, seen, hostconfig.EtcdTimers(f.Spec)))
 	}
 	if f.Spec.Balances(h) {
 		all = append(all, hostconfig.Balancer(f.Spec, h, seen, "PEM"))

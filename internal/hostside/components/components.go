@@ -30,7 +30,7 @@ type Request struct {
 	Expect []string `json:"expect"`
 	// APIServer asks for the version of the kube-apiserver that runs.
 	APIServer bool `json:"apiServer,omitempty"`
-	// EtcdDisk asks how fast the disk of the etcd member is.
+	// EtcdDisk asks how fast the disk of the etcd member is, and its network to the others.
 	EtcdDisk bool `json:"etcdDisk,omitempty"`
 	// Starts asks since when programs run that are asked elsewhere whether they work: names as in facts.Host.Started.
 	Starts []string `json:"starts,omitempty"`
@@ -42,6 +42,7 @@ type Report struct {
 	APIServerVersion string                     `json:"apiServerVersion,omitempty"`
 	Started          map[string]time.Time       `json:"started,omitempty"`
 	EtcdDisk         *facts.EtcdDisk            `json:"etcdDisk,omitempty"`
+	EtcdRoundTrips   map[string]float64         `json:"etcdRoundTrips,omitempty"`
 	Overlay          *facts.Overlay             `json:"overlay,omitempty"`
 }
 
@@ -128,7 +129,7 @@ func (r *reader) read(ctx context.Context, req Request) (Report, error) {
 		wg.Go(func() {
 			ctx, cancel := first.bound(ctx)
 			defer cancel()
-			out.EtcdDisk = etcdDisk(ctx, hostconfig.EtcdMetrics)
+			out.EtcdDisk, out.EtcdRoundTrips = etcdSpeed(ctx, hostconfig.EtcdMetrics)
 		})
 	}
 	for _, name := range req.Starts {

@@ -19,6 +19,13 @@ etcd_disk_wal_fsync_duration_seconds_bucket{le="8.192"} 12
 etcd_disk_wal_fsync_duration_seconds_bucket{le="+Inf"} 13
 etcd_disk_wal_fsync_duration_seconds_sum 9.0625
 etcd_disk_wal_fsync_duration_seconds_count 13
+# TYPE etcd_network_peer_round_trip_time_seconds histogram
+etcd_network_peer_round_trip_time_seconds_bucket{To="8211f1d0f64f3269",le="0.0001"} 1
+etcd_network_peer_round_trip_time_seconds_bucket{To="8211f1d0f64f3269",le="+Inf"} 4
+etcd_network_peer_round_trip_time_seconds_sum{To="8211f1d0f64f3269"} 0.006
+etcd_network_peer_round_trip_time_seconds_count{To="8211f1d0f64f3269"} 4
+etcd_network_peer_round_trip_time_seconds_sum{To="91bc3c398fb3c146"} 0
+etcd_network_peer_round_trip_time_seconds_count{To="91bc3c398fb3c146"} 0
 # TYPE etcd_disk_wal_write_bytes_total gauge
 etcd_disk_wal_write_bytes_total 1.2e+06
 `
@@ -31,23 +38,23 @@ func TestEtcdDisk(t *testing.T) {
 	}))
 	defer server.Close()
 	want := &facts.EtcdDisk{Writes: 13, Seconds: 9.0625, Within: []facts.EtcdDiskWithin{{Seconds: 0.001, Writes: 3}, {Seconds: 0.002, Writes: 11}, {Seconds: 8.192, Writes: 12}}}
-	if got := etcdDisk(t.Context(), server.URL); !reflect.DeepEqual(got, want) {
-		t.Errorf("%+v", got)
+	if got, trips := etcdSpeed(t.Context(), server.URL); !reflect.DeepEqual(got, want) || !reflect.DeepEqual(trips, map[string]float64{"8211f1d0f64f3269": 0.0015}) {
+		t.Errorf("%+v, %v", got, trips)
 	}
 	for name, text := range map[string]string{
 		"another etcd": "", "half of it": metricsOfEtcd[:strings.Index(metricsOfEtcd, "_sum")], "no numbers": strings.ReplaceAll(metricsOfEtcd, " 13", " x"),
 	} {
 		answer = text
-		if got := etcdDisk(t.Context(), server.URL); got != nil {
+		if got, _ := etcdSpeed(t.Context(), server.URL); got != nil {
 			t.Errorf("%s: %+v", name, got)
 		}
 	}
 	answer, code = metricsOfEtcd, http.StatusServiceUnavailable
-	if got := etcdDisk(t.Context(), server.URL); got != nil {
+	if got, _ := etcdSpeed(t.Context(), server.URL); got != nil {
 		t.Errorf("an error: %+v", got)
 	}
 	server.Close()
-	if got := etcdDisk(t.Context(), server.URL); got != nil {
+	if got, _ := etcdSpeed(t.Context(), server.URL); got != nil {
 		t.Errorf("nobody listens: %+v", got)
 	}
 }

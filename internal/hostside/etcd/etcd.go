@@ -94,12 +94,7 @@ func (m Member) Began() (hostconfig.EtcdCluster, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return m.restored()
 	}
-	values := map[string]string{}
-	for line := range strings.Lines(string(env)) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
-			values[name] = value
-		}
-	}
+	values := variables(strings.Split(string(env), "\n"))
 	return began(values["ETCD_INITIAL_CLUSTER"], values["ETCD_INITIAL_CLUSTER_TOKEN"]), err
 }
 

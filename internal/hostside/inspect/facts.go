@@ -95,8 +95,8 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.Remains = remains(installed)
 	f.Snapshots = snapshots("")
 	f.Watch, f.Tried = watch.Read("", f.Time), repairs.Tried("", f.Time)
-	readPrograms(ctx, req.Units, &f)
 	f.Kubernetes = Kubernetes("", req.SharedPKI)
+	readPrograms(ctx, req.Units, &f)
 	f.Kubernetes.EtcdFailure, f.Kubernetes.Removable, f.Kept = etcd.Local.Failure(ctx), repairs.Removable("", f.Time), repairs.Kept("")
 	unused, err := programs.Unused()
 	if damaged, is := errors.AsType[*blobs.DamagedError](err); is {
@@ -156,6 +156,7 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 	if began, err := member.Began(); err == nil {
 		k.EtcdInitial, k.EtcdToken = began.Members, began.Token
 	}
+	k.EtcdTimers = member.Timers()
 	if ca, err := os.ReadFile(pki + facts.EtcdPKI[0]); err == nil {
 		k.EtcdCA, k.EtcdCAKey = string(ca), system.Filled(pki+facts.EtcdPKI[1])
 	}

@@ -89,8 +89,8 @@ users: [{name: u, user: {client-certificate: ` + currentPair + `, client-key: ` 
 
 var shared = slices.Concat(facts.SharedPKI, facts.EtcdPKI)
 
-// onlyOnHost are facts about what was read elsewhere on a host, in logs and in what is kept: without the rest, they say nothing.
-var onlyOnHost = []string{"EtcdFailure", "Removable"}
+// onlyOnHost are facts about what was read elsewhere on a host, in logs, in processes, and in what is kept: without the rest, they say nothing.
+var onlyOnHost = []string{"EtcdFailure", "EtcdRuns", "Removable"}
 
 // TestTraces: what is removed from a host that is to be used again is all by which it belonged to a cluster. Every fact about
 // that is set before, so that a new one that is not removed fails the test.
@@ -190,7 +190,7 @@ func TestOnlyMark(t *testing.T) {
 		t.Error("a restore that did not end is taken for a mark that was forgotten")
 	}
 	// What says nothing by itself: these depend on the others, or on what was asked for.
-	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "PodImages", "SharesPort", "ProbesEtcd", "Flags", "Arguments", "Issuers", "Kubelet", "KubeletDue", "Servers", "ServingNames", "SuperAdmin", "EtcdToken", "EtcdAbandoned", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters", "Restore", "Trust", "Maintenance"}
+	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "PodImages", "SharesPort", "ProbesEtcd", "Flags", "Arguments", "Issuers", "Kubelet", "KubeletDue", "Servers", "ServingNames", "SuperAdmin", "EtcdToken", "EtcdTimers", "EtcdAbandoned", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters", "Restore", "Trust", "Maintenance"}
 	dependent = append(dependent, onlyOnHost...)
 	for i := range v.NumField() {
 		k := facts.Kubernetes{Established: true, Clusters: []string{"prod"}}

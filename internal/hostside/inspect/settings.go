@@ -17,6 +17,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/containerd"
+	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/files"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -74,6 +75,9 @@ func readPrograms(ctx context.Context, units []string, f *facts.Facts) {
 		}
 		if name == hostconfig.ExporterUnit && f.Watch != nil {
 			f.Watch.Exporter = u.Status
+		}
+		if name == hostconfig.EtcdUnit && u.PID != 0 {
+			f.Kubernetes.EtcdRuns = etcd.Local.Runs(u.PID)
 		}
 	}
 	for part, err := range map[string]error{facts.UnitsPart: unitsErr, facts.ImagesPart: problemErr} {

@@ -89,6 +89,17 @@ var JoinEtcd = host.DefineChange("kubeadm.join-etcd", func(ctx context.Context, 
 	return struct{}{}, system.Run(ctx, "systemctl", "enable", "--now", hostconfig.EtcdUnit)
 }, host.Secret, host.Secret)
 
+// SetEtcdTimers restarts the member on this host with another environment file. It can be killed anywhere and run again.
+var SetEtcdTimers = host.DefineChange("kubeadm.set-etcd-timers", func(ctx context.Context, environment string) (struct{}, error) {
+	if err := durable.WriteFile(hostconfig.EtcdEnvFile, []byte(environment), 0o600); err != nil {
+		return struct{}{}, err
+	}
+	if err := system.Systemctl(ctx, "restart", hostconfig.EtcdUnit); err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, awaitEtcd(ctx)
+})
+
 // AwaitEtcd returns when the member on this host can read through a leader, which a learner cannot.
 var AwaitEtcd = host.Define("kubeadm.await-etcd", func(ctx context.Context, _ struct{}) (struct{}, error) {
 	return struct{}{}, awaitEtcd(ctx)

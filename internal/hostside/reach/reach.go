@@ -249,7 +249,7 @@ func dial(ctx context.Context, t DialTarget) facts.Reach {
 	r := facts.Reach{Path: t.Path}
 	switch t.Proto {
 	case facts.TCP:
-		r.Outcome, r.Detail = dialTCP(ctx, t)
+		r.Connected, r.Outcome, r.Detail = dialTCP(ctx, t)
 	case facts.UDP:
 		r.Outcome, r.Detail = ask(ctx, family("udp", t.Address), net.JoinHostPort(t.Address, strconv.Itoa(t.Port)), t.To, 0)
 		if r.Outcome == facts.Reached && t.Size > 0 {
@@ -263,22 +263,27 @@ func dial(ctx context.Context, t DialTarget) facts.Reach {
 	return r
 }
 
-func dialTCP(ctx context.Context, t DialTarget) (facts.Outcome, string) {
+func dialTCP(ctx context.Context, t DialTarget) (connected time.Duration, _ facts.Outcome, detail string) {
+	begin := time.Now()
 	c, err := (&net.Dialer{Timeout: tcpTimeout}).DialContext(ctx, family("tcp", t.Address), net.JoinHostPort(t.Address, strconv.Itoa(t.Port)))
 	if err != nil {
-		return OutcomeOf(err)
+		outcome, detail := OutcomeOf(err)
+		return 0, outcome, detail
 	}
 	defer c.Close()
+	connected = time.Since(begin)
 	if !t.Answers {
-		return facts.Reached, ""
+		return connected, facts.Reached, ""
 	}
 	c.SetDeadline(time.Now().Add(tcpTimeout)) //nolint:errcheck // a TCP connection has deadlines
 	buf := make([]byte, 512)
 	n, err := c.Read(buf)
 	if err != nil {
-		return OutcomeOf(err)
+		outcome, detail := OutcomeOf(err)
+		return connected, outcome, detail
 	}
-	return who(buf[:n], t.To)
+	outcome, detail := who(buf[:n], t.To)
+	return connected, outcome, detail
 }
 
 // who reports whether an answer came from the host.

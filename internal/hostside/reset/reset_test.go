@@ -199,7 +199,7 @@ func desired() (all []facts.Desired) {
 	for _, mark := range marks { // The load balancer is configured after them.
 		all = append(all, facts.Desired{Files: []facts.File{{Path: mark, Content: "lab\n"}}})
 	}
-	return append(all, hostconfig.ControlPlane(f.Spec), hostconfig.Balancer(f.Spec, cp, seen, "PEM"), hostconfig.Adopted(f.Spec, cp), hostconfig.Etcd(cp, seen))
+	return append(all, hostconfig.ControlPlane(f.Spec), hostconfig.Balancer(f.Spec, cp, seen, "PEM"), hostconfig.Adopted(f.Spec, cp), hostconfig.Etcd(cp, seen, facts.EtcdTimers{}))
 }
 
 // TestEverythingWrittenIsRemoved fails when hostconfig writes a new file, or enables a new unit, and a reset leaves it.

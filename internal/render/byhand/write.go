@@ -203,7 +203,7 @@ func (w *writer) member(h spec.Host) []Action {
 	config := w.rendered(w.kubeadm.EtcdHostByHand(h))
 	return []Action{{
 		Reason:   "etcd runs under systemd: these hosts are not nodes, so there is no kubelet to start a static pod. kubeadm creates the certificates, from a separate file for each host.",
-		Files:    append(files(hostconfig.Etcd(h, ordinary)), File{Path: etcdFile, Mode: "644", Content: config}),
+		Files:    append(files(hostconfig.Etcd(h, ordinary, hostconfig.EtcdTimers(w.c))), File{Path: etcdFile, Mode: "644", Content: config}),
 		Commands: []string{"systemctl daemon-reload"},
 	}}
 }

@@ -189,7 +189,7 @@ func Adopted(c *spec.Cluster, h spec.Host) facts.Desired {
 func Request(c *spec.Cluster) facts.Request {
 	all := facts.Desired{Sysctls: map[string]string{}}
 	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, ""), Settings(c, &facts.Facts{}), ControlPlane(c),
-		Balancer(c, spec.Host{Roles: []string{spec.RoleControlPlane}}, &facts.Facts{}, ""), Etcd(spec.Host{}, &facts.Facts{}), Watched(c, spec.Host{Roles: []string{spec.RoleControlPlane}})} {
+		Balancer(c, spec.Host{Roles: []string{spec.RoleControlPlane}}, &facts.Facts{}, ""), Etcd(spec.Host{}, &facts.Facts{}, facts.EtcdTimers{}), Watched(c, spec.Host{Roles: []string{spec.RoleControlPlane}})} {
 		all.Files = append(all.Files, d.Files...)
 		all.Enable = append(all.Enable, d.Enable...)
 		all.Modules = append(all.Modules, d.Modules...)

@@ -93,10 +93,14 @@ func SharedPKI(c *spec.Cluster) []string {
 }
 
 // Etcd is the member on an etcd host, as systemd runs it. Changed files never restart it, because all members would stop at
-// the same time.
-func Etcd(h spec.Host, f *facts.Facts) facts.Desired {
+// the same time. A member begins with the timers; one that exists keeps those of its file, because other ones have to come to all
+// members in an order (see package plan).
+func Etcd(h spec.Host, f *facts.Facts, begin facts.EtcdTimers) facts.Desired {
+	if k := f.Kubernetes; k.EtcdData && k.EtcdTimers != nil {
+		begin = *k.EtcdTimers
+	}
 	d := facts.Desired{Files: []facts.File{
-		{Path: EtcdEnvFile, Mode: 0o600, Content: etcdEnvironment(h)},
+		EtcdEnvironment(h, begin),
 		{Path: "/etc/systemd/system/" + EtcdUnit, Mode: 0o600, Content: etcdUnit},
 	}}
 	if f.Kubernetes.EtcdData {
@@ -162,10 +166,10 @@ ETCD_INITIAL_CLUSTER_TOKEN=%s
 `, strings.Join(e.Members, ","), state, e.Token)
 }
 
-// etcdEnvironment is the configuration that kubeadm gives a stacked member, with a larger quota.
-func etcdEnvironment(h spec.Host) string {
+// EtcdEnvironment is the configuration that kubeadm gives a stacked member, with a larger quota, and with timers.
+func EtcdEnvironment(h spec.Host, timers facts.EtcdTimers) facts.File {
 	const pki = "/etc/kubernetes/pki/etcd/"
-	return fmt.Sprintf(`# Written by quorate. Changes are undone by the next quorate apply.
+	content := fmt.Sprintf(`# Written by quorate. Changes are undone by the next quorate apply.
 ETCD_NAME=%[1]s
 ETCD_DATA_DIR=`+EtcdDataDir+`
 ETCD_LISTEN_CLIENT_URLS=https://127.0.0.1:2379,%[2]s
@@ -187,6 +191,15 @@ ETCD_SNAPSHOT_COUNT=10000
 ETCD_WATCH_PROGRESS_NOTIFY_INTERVAL=5s
 ETCD_FEATURE_GATES=InitialCorruptCheck=true
 `, h.Name, spec.ClientURL(h.Address), pki, EtcdQuota, spec.PeerURL(h.Address))
+	for _, timer := range []struct {
+		name         string
+		milliseconds int
+	}{{EtcdHeartbeatVariable, timers.Heartbeat}, {EtcdElectionVariable, timers.Election}} {
+		if timer.milliseconds != 0 {
+			content += fmt.Sprintf("%s=%d\n", timer.name, timer.milliseconds)
+		}
+	}
+	return facts.File{Path: EtcdEnvFile, Mode: 0o600, Content: content}
 }
 
 const etcdUnit = `[Unit]

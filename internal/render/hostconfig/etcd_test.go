@@ -19,7 +19,7 @@ func TestEtcdMember(t *testing.T) {
 		c.Spec.Hosts = append(c.Spec.Hosts, spec.Host{Name: name, Address: "10.0.1." + name[len(name)-1:], Roles: []string{spec.RoleEtcd}})
 	}
 	h := c.EtcdHosts()[1]
-	fresh := Etcd(h, &facts.Facts{})
+	fresh := Etcd(h, &facts.Facts{}, facts.EtcdTimers{})
 	env := file(t, fresh, "/etc/etcd/etcd.env")
 	for _, want := range []string{"ETCD_NAME=etcd-b\n", "ETCD_LISTEN_CLIENT_URLS=https://127.0.0.1:2379,https://10.0.1.b:2379\n", "ETCD_LISTEN_PEER_URLS=https://10.0.1.b:2380\n",
 		"ETCD_CLIENT_CERT_AUTH=true\n", "ETCD_PEER_CLIENT_CERT_AUTH=true\n", "ETCD_LISTEN_METRICS_URLS=http://127.0.0.1:2381\n"} {
@@ -33,7 +33,7 @@ func TestEtcdMember(t *testing.T) {
 	if len(fresh.Enable) != 0 {
 		t.Errorf("a member that never started is started without the others: %v", fresh.Enable)
 	}
-	if again := Etcd(h, &facts.Facts{Kubernetes: facts.Kubernetes{EtcdData: true}}); !slices.Equal(again.Enable, []string{EtcdUnit}) {
+	if again := Etcd(h, &facts.Facts{Kubernetes: facts.Kubernetes{EtcdData: true}}, facts.EtcdTimers{}); !slices.Equal(again.Enable, []string{EtcdUnit}) {
 		t.Errorf("a member with data is not kept running: %v", again.Enable)
 	}
 	for _, f := range fresh.Files {

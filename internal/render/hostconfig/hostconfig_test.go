@@ -418,7 +418,7 @@ func TestRequestAsksForAllThatIsCompared(t *testing.T) {
 	}
 	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, "p"), ControlPlane(c), Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA"),
 		Balancer(c, c.HostsWith(spec.RoleControlPlane)[0], &facts.Facts{}, "CA"),
-		Etcd(c.Spec.Hosts[0], &facts.Facts{Kubernetes: facts.Kubernetes{EtcdData: true}})} {
+		Etcd(c.Spec.Hosts[0], &facts.Facts{Kubernetes: facts.Kubernetes{EtcdData: true}}, facts.EtcdTimers{})} {
 		for name := range d.Sysctls {
 			if !slices.Contains(r.Sysctls, name) {
 				t.Errorf("no host is asked for %s", name)

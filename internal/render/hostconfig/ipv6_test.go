@@ -37,8 +37,8 @@ func TestIPv6Addresses(t *testing.T) {
 		{"the hosts file", file(t, Hosts(c), "/etc/hosts"), "fd00:1::100 api.test.internal\n"},
 		{"an etcd member", member, cp.Name + "=https://[" + cp.Address + "]:2380"},
 		{"etcd's clients", EtcdClientURL(cp), "https://[" + cp.Address + "]:2379"},
-		{"etcd's listeners", file(t, Etcd(cp, f), EtcdEnvFile), "ETCD_LISTEN_CLIENT_URLS=https://127.0.0.1:2379,https://[" + cp.Address + "]:2379\n"},
-		{"etcd's peer URL", file(t, Etcd(cp, f), EtcdEnvFile), "ETCD_INITIAL_ADVERTISE_PEER_URLS=https://[" + cp.Address + "]:2380\n"},
+		{"etcd's listeners", file(t, Etcd(cp, f, facts.EtcdTimers{}), EtcdEnvFile), "ETCD_LISTEN_CLIENT_URLS=https://127.0.0.1:2379,https://[" + cp.Address + "]:2379\n"},
+		{"etcd's peer URL", file(t, Etcd(cp, f, facts.EtcdTimers{}), EtcdEnvFile), "ETCD_INITIAL_ADVERTISE_PEER_URLS=https://[" + cp.Address + "]:2380\n"},
 	} {
 		if !strings.Contains(tc.text, tc.want) {
 			t.Errorf("%s: no %q in\n%s", tc.what, tc.want, tc.text)

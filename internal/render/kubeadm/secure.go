@@ -56,6 +56,11 @@ func (c Config) localEtcd(extra map[string]string) object {
 		// kubeadm has it listen on one loopback address, that of the family of its host. Quorate asks at the other one.
 		all["listen-metrics-urls"] = "http://[::1]:2381,http://127.0.0.1:2381"
 	}
+	for name, value := range hostconfig.EtcdArguments(hostconfig.EtcdTimers(c.Cluster)) {
+		if value != "" {
+			all[name] = value
+		}
+	}
 	maps.Copy(all, extra)
 	return object{"local": object{"dataDir": hostconfig.EtcdDataDir, "extraArgs": args(all)}}
 }

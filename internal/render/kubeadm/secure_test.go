@@ -44,6 +44,26 @@ func TestStackedEtcdHasRoom(t *testing.T) {
 	mustContain(t, boot, "- name: quota-backend-bytes\n      value: \"8589934592\"")
 }
 
+// TestStackedEtcdHasTimers that the spec gives it, also in what goes into the cluster, and otherwise none.
+func TestStackedEtcdHasTimers(t *testing.T) {
+	c := config()
+	h := c.Cluster.HostsWith(spec.RoleControlPlane)[0]
+	for _, timeout := range []string{"", "300ms"} {
+		c.Cluster.Spec.Failover.ElectionTimeout = timeout
+		for _, members := range [][]plan.Member{nil, {{Name: h.Name, Address: h.Address}}} {
+			out, err := c.Init(h, members)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, arg := range []string{"- name: heartbeat-interval\n      value: \"30\"", "- name: election-timeout\n      value: \"300\""} {
+				if strings.Contains(string(out), arg) != (timeout != "") {
+					t.Errorf("with the timeout %q, %q is there: %t", timeout, arg, timeout == "")
+				}
+			}
+		}
+	}
+}
+
 // TestStaticPodsArePatched on every control plane: other hosts do not have the directory.
 func TestStaticPodsArePatched(t *testing.T) {
 	c := config()

@@ -13,7 +13,7 @@ import (
 // sections are where a ClusterConfiguration has the arguments of a program.
 var sections = map[string]string{facts.APIServer: "apiServer", facts.ControllerManager: "controllerManager", facts.Scheduler: "scheduler"}
 
-// WithArguments is a stored ClusterConfiguration with other arguments, by program and name. One without a value is removed. All
+// WithArguments is a stored ClusterConfiguration with other arguments, by program and name; of a stacked etcd as well. One without a value is removed. All
 // other arguments stay as they are.
 func WithArguments(stored string, changed map[string]map[string]string) (string, error) {
 	var cluster object
@@ -25,28 +25,45 @@ func WithArguments(stored string, changed map[string]map[string]string) (string,
 		if part == nil {
 			part = object{}
 		}
-		if _, old := part["extraArgs"].(object); old {
-			return "", errors.New("kubeadm's configuration in the cluster has the format v1beta3 or an older one; `kubeadm config migrate` converts it")
-		}
-		given, _ := part["extraArgs"].([]any)
-		given = slices.DeleteFunc(given, func(x any) bool {
-			a, _ := x.(object)
-			name, _ := a["name"].(string)
-			_, other := changed[program][name]
-			return other
-		})
-		for _, a := range args(changed[program]) {
-			if a.Value != "" {
-				given = append(given, object{"name": a.Name, "value": a.Value})
-			}
-		}
-		if delete(part, "extraArgs"); len(given) > 0 {
-			part["extraArgs"] = given
+		if err := setArguments(part, changed[program]); err != nil {
+			return "", err
 		}
 		cluster[section] = part
 	}
+	if etcd, _ := cluster["etcd"].(object); len(changed[facts.Etcd]) > 0 {
+		local, _ := etcd["local"].(object)
+		if local == nil {
+			return "", errors.New("the etcd of kubeadm's configuration in the cluster is not stacked")
+		}
+		if err := setArguments(local, changed[facts.Etcd]); err != nil {
+			return "", err
+		}
+	}
 	text, err := yaml.Marshal(cluster)
 	return string(text), err
+}
+
+// setArguments changes the arguments of one program.
+func setArguments(part object, changed map[string]string) error {
+	if _, old := part["extraArgs"].(object); old {
+		return errors.New("kubeadm's configuration in the cluster has the format v1beta3 or an older one; `kubeadm config migrate` converts it")
+	}
+	given, _ := part["extraArgs"].([]any)
+	given = slices.DeleteFunc(given, func(x any) bool {
+		a, _ := x.(object)
+		name, _ := a["name"].(string)
+		_, other := changed[name]
+		return other
+	})
+	for _, a := range args(changed) {
+		if a.Value != "" {
+			given = append(given, object{"name": a.Name, "value": a.Value})
+		}
+	}
+	if delete(part, "extraArgs"); len(given) > 0 {
+		part["extraArgs"] = given
+	}
+	return nil
 }
 
 // read reads what a ConfigMap stores.

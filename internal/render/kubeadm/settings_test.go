@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 func TestStoredArguments(t *testing.T) {
@@ -34,6 +35,38 @@ func TestStoredArguments(t *testing.T) {
 		if got, err := WithArguments(wrong, nil); err == nil {
 			t.Errorf("%q became %q", wrong, got)
 		}
+	}
+}
+
+// TestStoredTimersOfEtcd: they come and go, and everything else of a stacked etcd stays.
+func TestStoredTimersOfEtcd(t *testing.T) {
+	c := config()
+	text, err := documents(c.clusterConfiguration())
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := WithArguments(string(text), nil) // in the same order
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(text string, timers facts.EtcdTimers) string {
+		t.Helper()
+		out, err := WithArguments(text, map[string]map[string]string{facts.Etcd: hostconfig.EtcdArguments(timers)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	with := change(before, facts.EtcdTimers{Heartbeat: 30, Election: 1000})
+	mustContain(t, []byte(with), "- name: heartbeat-interval\n      value: \"30\"", "- name: election-timeout\n      value: \"1000\"", "- name: quota-backend-bytes", "dataDir: /var/lib/etcd")
+	if again := change(with, facts.EtcdTimers{Heartbeat: 30, Election: 300}); strings.Count(again, "election-timeout") != 1 || !strings.Contains(again, "- name: election-timeout\n      value: \"300\"") {
+		t.Errorf("they do not take the place of the former:\n%s", again)
+	}
+	if back := change(with, facts.EtcdTimers{}); back != before {
+		t.Errorf("what was added is not gone:\n%s", back)
+	}
+	if _, err := WithArguments("kind: ClusterConfiguration\netcd: {external: {endpoints: []}}", map[string]map[string]string{facts.Etcd: {"election-timeout": "300"}}); err == nil {
+		t.Error("an external etcd gets arguments")
 	}
 }
 
