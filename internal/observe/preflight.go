@@ -90,6 +90,9 @@ func (p *probe) each(hosts []spec.Host, ask func(context.Context, spec.Host, *ho
 
 func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, f *facts.Facts, quick bool) error {
 	request := facts.InspectRequest{Name: h.Name, Address: h.Address, PodCIDR: p.c.Spec.Network.PodCIDR, Quick: quick, Balances: p.c.Balances(h), Repositories: len(hostconfig.Lacks(p.c, h, f)) > 0}
+	if at := p.podTraffic(h); at != h.Address {
+		request.PodTraffic = at
+	}
 	for _, port := range preflight.Ports(p.c, h) {
 		request.Ports = append(request.Ports, port.Number)
 	}
@@ -101,6 +104,14 @@ func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, f *fa
 	defer p.mu.Unlock()
 	p.seen.Hosts[h.Name] = in
 	return nil
+}
+
+// podTraffic is the address at which flannel on other nodes reaches a host, in the first family; empty if it is not known.
+func (p *probe) podTraffic(h spec.Host) string {
+	if all := p.s.PodTrafficAddresses(h); len(all) > 0 {
+		return all[0]
+	}
+	return ""
 }
 
 // virtualIP asks a load balancer which machines have the virtual IP.
@@ -146,7 +157,7 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 		case p.s.Gains(h):
 			all = []preflight.Listener{preflight.BalancerListener(p.c, h)}
 		case !p.s.Joined(h) && !p.s.Facts(h.Name).Kubernetes.Begun:
-			all = preflight.Listeners(p.c, h)
+			all = preflight.Listeners(p.c, h, p.podTraffic)
 		}
 		for _, l := range all {
 			opened, err := reach.Listen.On(ctx, conn, reach.ListenRequest{Name: h.Name, Address: l.Address, TCP: l.TCP, UDP: l.UDP, VRRP: l.VRRP})
@@ -160,7 +171,7 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 		return nil
 	})
 	targets, paths := map[string][]reach.DialTarget{}, map[facts.Path]reach.DialTarget{}
-	for _, path := range slices.Concat(preflight.Paths(p.c, only), p.fromFormer(only)) {
+	for _, path := range slices.Concat(preflight.Paths(p.c, only, p.podTraffic), p.fromFormer(only)) {
 		l, asked := listening[place{path.To, path.Address}], false
 		target := reach.DialTarget{Path: path}
 		switch path.Proto {
@@ -208,7 +219,7 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 // fromFormer are the paths of VRRP from load balancers that the spec does not have any more. Until they stop, the new ones must hear
 // them: one that does not would take the virtual IP, too.
 func (p *probe) fromFormer(only []string) []facts.Path {
-	return slices.DeleteFunc(preflight.Paths(p.s.Present(), only), func(path facts.Path) bool {
+	return slices.DeleteFunc(preflight.Paths(p.s.Present(), only, p.podTraffic), func(path facts.Path) bool {
 		from, stays := p.c.Host(path.From)
 		return path.Proto != facts.VRRP || stays && p.c.Balances(from)
 	})

@@ -231,6 +231,9 @@ type Network struct {
 	// ServiceCIDR is the range of the Services' virtual addresses, at most a /12, or a /108 for IPv6. For a dual-stack cluster, it is two
 	// ranges, in the order of podCIDR.
 	ServiceCIDR string `yaml:"serviceCIDR,omitempty" json:"serviceCIDR,omitempty" edit:"fixed"`
+	// PodTrafficCIDR is the network of the nodes that carries the packets of pods between them, if that is not the network of their address. With flannel,
+	// every node has one address in it. For a dual-stack cluster, it is two ranges, in the order of podCIDR, on the same network interface.
+	PodTrafficCIDR string `yaml:"podTrafficCIDR,omitempty" json:"podTrafficCIDR,omitempty" edit:"fixed"`
 }
 
 // Chart is a Helm chart on the caller's machine. It is rendered there and applied like a manifest, without a Helm release.
