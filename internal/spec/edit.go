@@ -154,6 +154,7 @@ var editing = map[string]string{
 	"Host.region":           "The node's label topology.kubernetes.io/region is changed" + relabel,
 	"Spec.region":           "The label topology.kubernetes.io/region is changed on the nodes of hosts that name no region of their own" + relabel,
 
+	"SSH.address":        "How Quorate reaches the host",
 	"SSH.user":           "How Quorate reaches the host",
 	"SSH.port":           "How Quorate reaches the host",
 	"SSH.keyFile":        "How Quorate reaches the host",

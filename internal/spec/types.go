@@ -377,6 +377,9 @@ type Host struct {
 
 // SSH says how to reach a host.
 type SSH struct {
+	// Address is the address or DNS name at which this machine reaches sshd, if that is not the address of the host: one of a network for administration, or a
+	// public one. The other hosts never use it.
+	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"free"`
 	// User is the user to log in as. Users other than root use sudo.
 	User string `yaml:"user,omitempty" json:"user,omitempty" edit:"free"`
 	// Port is the port of sshd.
@@ -420,6 +423,9 @@ type Taint struct {
 	// Effect is NoSchedule, PreferNoSchedule or NoExecute.
 	Effect string `yaml:"effect" json:"effect" edit:"rolling,key"`
 }
+
+// SSHAddress is where the caller reaches sshd, or the last jump host does.
+func (h Host) SSHAddress() string { return cmp.Or(h.SSH.Address, h.Address) }
 
 // Has reports whether the host has the role.
 func (h Host) Has(role string) bool { return slices.Contains(h.Roles, role) }

@@ -404,6 +404,11 @@ var (
 )
 
 func (k *checker) ssh(path string, s SSH) {
+	if s.Address != "" {
+		if _, err := netip.ParseAddr(s.Address); err != nil && len(validation.IsDNS1123Subdomain(strings.ToLower(s.Address))) > 0 {
+			k.refuse(path+".address", "write it like 203.0.113.11 or cp-a.mgmt.example.com; user, port, and jump host are fields of their own", "`%s` is neither an address nor a DNS name", s.Address)
+		}
+	}
 	if !userName.MatchString(s.User) {
 		k.refuse(path+".user", "use a login name, such as root", "`%s` is not a user name", s.User)
 	}
