@@ -131,7 +131,7 @@ func orUsual(s, usual spec.SSH) spec.SSH {
 	if s.Jump == "" { // a jump host of its own has a key of its own
 		s.JumpKeyFile = cmp.Or(s.JumpKeyFile, usual.JumpKeyFile)
 	}
-	return spec.SSH{User: cmp.Or(s.User, usual.User), Port: cmp.Or(s.Port, usual.Port), KeyFile: cmp.Or(s.KeyFile, usual.KeyFile),
+	return spec.SSH{Address: s.Address, User: cmp.Or(s.User, usual.User), Port: cmp.Or(s.Port, usual.Port), KeyFile: cmp.Or(s.KeyFile, usual.KeyFile),
 		KnownHostsFile: cmp.Or(s.KnownHostsFile, usual.KnownHostsFile), HostKey: s.HostKey, Jump: cmp.Or(s.Jump, usual.Jump), JumpKeyFile: s.JumpKeyFile}
 }
 

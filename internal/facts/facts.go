@@ -228,6 +228,16 @@ func (f Facts) OnLink(ip, address string) bool {
 	return err == nil && network.Contains(a)
 }
 
+// Within are the host's addresses in a range.
+func (f Facts) Within(cidr netip.Prefix) (out []Address) {
+	for _, a := range f.Addresses {
+		if ip, err := netip.ParseAddr(a.IP); err == nil && cidr.Contains(ip) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // InNetworkOf is that of the host's own addresses in whose network an address lies; if it lies in several, the one with the smallest network. If it lies in none,
 // it is the last one that is given.
 func (f Facts) InNetworkOf(address string, own ...string) (best string) {

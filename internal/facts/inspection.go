@@ -38,6 +38,8 @@ type InspectRequest struct {
 	Repositories bool `json:"repositories,omitempty"`
 	// PodCIDR is the range of pods.
 	PodCIDR string `json:"podCIDR,omitempty"`
+	// PodTraffic is the address whose interface carries the packets of pods between nodes, if that is not Address.
+	PodTraffic string `json:"podTraffic,omitempty"`
 	// Quick leaves out what takes time and is never an error: names and their servers. Nor are repositories tried then:
 	// whether they are reached is what the next step finds out.
 	Quick bool `json:"quick,omitempty"`
@@ -49,7 +51,7 @@ type Inspection struct {
 	ProductUUID string `json:"productUUID,omitempty"` // of the firmware, where it has any
 	Systemd     bool   `json:"systemd"`               // it is process 1
 	MAC         string `json:"mac,omitempty"`         // of the interface with the host's address
-	MTU         int    `json:"mtu,omitempty"`         // of the same
+	MTU         int    `json:"mtu,omitempty"`         // of the one that carries the packets of pods
 
 	Features    map[string]Feature `json:"features"`    // by name of the kernel's module
 	Controllers []string           `json:"controllers"` // of cgroups

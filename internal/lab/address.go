@@ -198,27 +198,36 @@ func switchMAC(subnet netip.Prefix, name string) net.HardwareAddr {
 // so they need to be unique there only.
 func port(a netip.Addr) string { return fmt.Sprintf("m%d", to4(a).As4()[3]) }
 
-// secondNetwork is that of the second interface of machines that have one. Labs do not share it: each has a switch of its own.
-var secondNetwork = netip.MustParsePrefix("10.97.0.0/24")
+// moreNetworks are those of the interfaces beyond the first, of machines that have them: eth1, eth2. Labs do not share them: each has switches of its own.
+var moreNetworks = []netip.Prefix{netip.MustParsePrefix("10.97.0.0/24"), netip.MustParsePrefix("10.98.0.0/24")}
 
-// secondAddress is the address of a machine in the second network.
-func secondAddress(a netip.Addr) netip.Addr { return host(secondNetwork, int(to4(a).As4()[3])) }
+// moreSwitches are the names of the switches of these networks.
+var moreSwitches = []string{"second", "third"}
 
-// secondPort is the name of a machine's port on the switch of the second network.
-func secondPort(a netip.Addr) string { return fmt.Sprintf("s%d", to4(a).As4()[3]) }
+// moreAddress is the address of a machine in one of these networks.
+func moreAddress(a netip.Addr, n int) netip.Addr { return host(moreNetworks[n], int(to4(a).As4()[3])) }
 
-// secondNIC says that the machine has a second interface.
-func (m Machine) secondNIC() bool {
-	return slices.ContainsFunc(profilesOf(m), func(p Profile) bool { return p.SecondNIC })
+// morePort is the name of a machine's port on the switch of one of these networks: s11, t11.
+func morePort(a netip.Addr, n int) string { return fmt.Sprintf("%c%d", 's'+n, to4(a).As4()[3]) }
+
+// moreNICs is how many interfaces the machine has beyond the first.
+func (m Machine) moreNICs() (n int) {
+	for _, p := range profilesOf(m) {
+		n = max(n, p.MoreNICs)
+	}
+	return n
+}
+
+// morePorts are the names of the machine's ports in the networks of these interfaces.
+func (m Machine) morePorts() (out []string) {
+	for n := range m.moreNICs() {
+		out = append(out, morePort(m.Address, n))
+	}
+	return out
 }
 
 // ports are the names of the machine's ports on all switches.
-func (m Machine) ports() []string {
-	if m.secondNIC() {
-		return []string{port(m.Address), secondPort(m.Address)}
-	}
-	return []string{port(m.Address)}
-}
+func (m Machine) ports() []string { return append([]string{port(m.Address)}, m.morePorts()...) }
 
 // callerLink is the name of the caller's end of the cable into the lab, unique because its subnet is.
 func callerLink(subnet netip.Prefix) string {

@@ -262,8 +262,8 @@ func switchRules(r *record) (string, error) {
 		switch {
 		case t.b == "":
 			both(a.port)
-			if a.second != "" {
-				both(a.second)
+			for _, port := range a.more {
+				both(port)
 			}
 		case a.mac == "":
 			forward = append(forward, fmt.Sprintf("iifname %q oifname %q drop", a.port, b.port), fmt.Sprintf("iifname %q oifname %q drop", b.port, a.port))
@@ -294,21 +294,26 @@ func toCaller6(r *record) string {
 	return fmt.Sprintf("oifname %q ether type ip6 ip6 daddr != { %s, fe80::/10, ff02::/16 } drop", callerPort, to6(host(r.Subnet, callerHost)))
 }
 
-// end is one side of a target as the switches know it: a machine's port and hardware address, or
-// the core's port to a zone. second is the machine's port in the second network, if it has one; only a cut of the whole machine concerns it.
-type end struct{ port, mac, second string }
+// end is one side of a target as the switches know it: a machine's port and hardware address, or the core's port to a zone. more are the ports
+// of the machine, or of the zone's machines, in the networks of their other interfaces, which have no zones. Only a cut of the whole machine or zone concerns them.
+type end struct {
+	port, mac string
+	more      []string
+}
 
-func l2(side string, r *record) end {
+func l2(side string, r *record) (out end) {
 	if zone, ok := strings.CutPrefix(side, "zone/"); ok {
-		return end{port: corePort(slices.Index(r.Zones, zone))}
+		out.port = corePort(slices.Index(r.Zones, zone))
+		for _, m := range r.Machines {
+			if m.Zone == zone {
+				out.more = append(out.more, m.morePorts()...)
+			}
+		}
+		return out
 	}
 	for _, m := range r.Machines {
 		if m.Name == side {
-			e := end{port: port(m.Address), mac: mac(m.Address).String()}
-			if m.secondNIC() {
-				e.second = secondPort(m.Address)
-			}
-			return e
+			return end{port: port(m.Address), mac: mac(m.Address).String(), more: m.morePorts()}
 		}
 	}
 	return end{}

@@ -70,10 +70,14 @@ func TestSwitchRules(t *testing.T) {
 			if !slices.Equal(got, c.want) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
-			if len(c.cuts) == 1 && c.cuts[0] == "cp-a" {
-				r.Machines[0].Profiles = []string{"second-nic"}
-				if rules, err = switchRules(&r); err != nil || !strings.Contains(rules, `iifname "s11" drop`) || !strings.Contains(rules, `oifname "s11" drop`) {
-					t.Errorf("the second interface is not cut: %v\n%s", err, rules)
+			if n := slices.IndexFunc(r.Machines, func(m Machine) bool { return len(c.cuts) == 1 && (c.cuts[0] == m.Name || c.cuts[0] == "zone/"+m.Zone) }); n >= 0 {
+				r.Machines[n].Profiles = []string{"three-nics"}
+				rules, err = switchRules(&r)
+				expect(t, err, "")
+				for _, port := range r.Machines[n].morePorts() {
+					if !strings.Contains(rules, `iifname "`+port+`" drop`) || !strings.Contains(rules, `oifname "`+port+`" drop`) {
+						t.Errorf("%s is not cut:\n%s", port, rules)
+					}
 				}
 			}
 			if !strings.Contains(rules, `oifname "caller" ether type ip ip daddr != { 198.18.7.1,`) {

@@ -17,12 +17,11 @@ import (
 
 // Inside the lab's namespace: the switch "core" with the gateway's address and a port "caller";
 // per zone a switch "z0", whose uplink is the pair "u0" (zone's end) and "c0" (core's end); per
-// machine a port "m11" on its zone's switch, named after the last byte of its address. Machines with a second
-// interface have a port "s11" on the switch "second", which has no zones and no gateway.
+// machine a port "m11" on its zone's switch, named after the last byte of its address. Machines with more
+// interfaces have ports "s11" and "t11" on the switches "second" and "third", which have no zones and no gateway.
 const (
-	coreSwitch   = "core"
-	secondSwitch = "second"
-	callerPort   = "caller"
+	coreSwitch = "core"
+	callerPort = "caller"
 )
 
 func zoneSwitch(i int) string { return fmt.Sprintf("z%d", i) }
@@ -79,8 +78,10 @@ func (l *Lab) makeCore() error {
 		func() error { return l.makeSwitch(h, coreSwitch) },
 		func() error { return l.makeGateway(h) },
 	}
-	if slices.ContainsFunc(l.rec.Machines, Machine.secondNIC) {
-		steps = append(steps, func() error { return l.makeSwitch(h, secondSwitch) })
+	for n, name := range moreSwitches {
+		if slices.ContainsFunc(l.rec.Machines, func(m Machine) bool { return m.moreNICs() > n }) {
+			steps = append(steps, func() error { return l.makeSwitch(h, name) })
+		}
 	}
 	for i, zone := range l.rec.Zones {
 		steps = append(steps, func() error { return l.makeZone(h, i, zone) })
@@ -273,8 +274,8 @@ func (l *Lab) plugIn(m Machine) error {
 	if err != nil {
 		return err
 	}
-	if m.secondNIC() {
-		if _, err := cable(secondPort(m.Address), secondSwitch, "eth1", netip.PrefixFrom(secondAddress(m.Address), secondNetwork.Bits())); err != nil {
+	for n := range m.moreNICs() {
+		if _, err := cable(morePort(m.Address, n), moreSwitches[n], fmt.Sprintf("eth%d", n+1), netip.PrefixFrom(moreAddress(m.Address, n), moreNetworks[n].Bits())); err != nil {
 			return err
 		}
 	}

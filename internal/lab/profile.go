@@ -31,8 +31,8 @@ type Profile struct {
 	Boot string
 	// User is the user to log in as instead of root; sudo asks for a password.
 	User string
-	// SecondNIC gives the machine an interface in a second network, which machines with it share.
-	SecondNIC bool
+	// MoreNICs is how many interfaces the machine has beyond the first, each in a network that machines with it share.
+	MoreNICs int
 	// Excludes are profiles that the same machine cannot have.
 	Excludes []string
 }

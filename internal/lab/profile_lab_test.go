@@ -22,6 +22,7 @@ var seen = map[string]string{
 	"firewall":     "nft list chain inet filter input | grep -q 'policy drop'; nft list chain inet filter forward | grep -q 'policy drop'",
 	"docker":       "ip -4 -o address show docker0 | grep -q 172.17.0.1/16; nft list chain ip filter FORWARD | grep -q 'policy drop'",
 	"second-nic":   "ip -4 -o address show eth1 | grep -q ' 10.97.0.'",
+	"three-nics":   "ip -4 -o address show eth1 | grep -q ' 10.97.0.'; ip -4 -o address show eth2 | grep -q ' 10.98.0.'",
 	"cloud-hosts":  "grep -q '^127.0.1.1 .*'$(cat /etc/hostname) /etc/hosts; if grep -q mine /etc/hosts; then exit 1; fi; echo 10.0.0.1 mine >>/etc/hosts",
 	"proxy":        "systemctl show-environment | grep -qx HTTPS_PROXY=" + proxyAddress,
 	"noexec":       "findmnt -no OPTIONS /opt | grep -q noexec; findmnt -no OPTIONS /home | grep -q noexec",
@@ -83,7 +84,7 @@ func TestMachinesWithProfiles(t *testing.T) {
 		if got := login(t, l, hard, "id -un; umask; echo $HTTPS_PROXY"); !strings.HasSuffix(got, "ops\n0077\n"+proxyAddress) || !strings.Contains(got, "\x1b]0;hard\x07") {
 			t.Errorf("the session is like %q", got)
 		}
-		eventually(t, ctx, "dock reaches wall in the second network", func() bool { return ping(ctx, l, "dock", secondAddress(addressOf(t, l, "wall"))) })
+		eventually(t, ctx, "dock reaches wall in the second network", func() bool { return ping(ctx, l, "dock", moreAddress(addressOf(t, l, "wall"), 0)) })
 	}
 	t.Run("at the first boot", check)
 	t.Run("sudo", func(t *testing.T) {
@@ -112,7 +113,7 @@ func TestMachinesWithProfiles(t *testing.T) {
 	})
 	t.Run("a cut concerns all interfaces", func(t *testing.T) {
 		must(t, l.Cut(ctx, "dock"))
-		if ping(ctx, l, "wall", secondAddress(addressOf(t, l, "dock"))) {
+		if ping(ctx, l, "wall", moreAddress(addressOf(t, l, "dock"), 0)) {
 			t.Error("dock is reached in the second network")
 		}
 		must(t, l.Heal(ctx, "dock"))

@@ -203,18 +203,24 @@ func TestApplyProfiles(t *testing.T) {
 	}
 }
 
-func TestSecondAddress(t *testing.T) {
+func TestMoreAddresses(t *testing.T) {
 	a := netip.MustParseAddr("198.18.7.11")
-	if secondAddress(a).String() != "10.97.0.11" || secondPort(a) != "s11" {
-		t.Error(secondAddress(a), secondPort(a))
-	}
 	m := Machine{Address: a}
-	if got := m.ports(); !slices.Equal(got, []string{"m11"}) {
-		t.Error(got)
+	for profile, want := range map[string][]string{"": {"m11"}, "second-nic": {"m11", "s11"}, "three-nics": {"m11", "s11", "t11"}} {
+		if m.Profiles = nil; profile != "" {
+			m.Profiles = []string{profile}
+		}
+		if got := m.ports(); !slices.Equal(got, want) {
+			t.Errorf("%q: %v", profile, got)
+		}
 	}
-	m.Profiles = []string{"second-nic"}
-	if got := m.ports(); !slices.Equal(got, []string{"m11", "s11"}) {
-		t.Error(got)
+	for n, want := range []string{"10.97.0.11", "10.98.0.11"} {
+		if got := moreAddress(a, n).String(); got != want {
+			t.Errorf("%d: %s", n, got)
+		}
+	}
+	if len(moreSwitches) != len(moreNetworks) || slices.ContainsFunc(Profiles, func(p Profile) bool { return p.MoreNICs > len(moreNetworks) }) {
+		t.Error("an interface has no network, or a network no switch")
 	}
 }
 

@@ -156,10 +156,16 @@ EOF
 `,
 	},
 	{
-		Name:      "second-nic",
-		What:      "a second interface, eth1, in a network that all machines with this profile share: 10.97.0.0/24, a part of the default range of Services",
-		Like:      "servers with a network for storage or backups, and companies that use all of 10.0.0.0/8",
-		SecondNIC: true,
+		Name:     "second-nic",
+		What:     "a second interface, eth1, in a network that all machines with this profile share: 10.97.0.0/24, a part of the default range of Services",
+		Like:     "servers with a network for storage or backups, and companies that use all of 10.0.0.0/8",
+		MoreNICs: 1,
+	},
+	{
+		Name:     "three-nics",
+		What:     "two more interfaces in networks that all machines with this profile share: eth1 in 10.97.0.0/24 and eth2 in 10.98.0.0/24, parts of the default range of Services",
+		Like:     "servers with a front network for clients and another one for the packets of pods",
+		MoreNICs: 2,
 	},
 	{
 		Name:     "own-resolver",

@@ -90,6 +90,9 @@ func (p *probe) each(hosts []spec.Host, ask func(context.Context, spec.Host, *ho
 
 func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, f *facts.Facts, quick bool) error {
 	request := facts.InspectRequest{Name: h.Name, Address: h.Address, PodCIDR: p.c.Spec.Network.PodCIDR, Quick: quick, Balances: p.c.Balances(h), Repositories: len(hostconfig.Lacks(p.c, h, f)) > 0}
+	if at := p.s.PodTrafficAddresses(h); len(at) > 0 && at[0] != h.Address { // all of them are on one interface
+		request.PodTraffic = at[0]
+	}
 	for _, port := range preflight.Ports(p.c, h) {
 		request.Ports = append(request.Ports, port.Number)
 	}
@@ -151,7 +154,7 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 		case p.s.Gains(h):
 			all = []preflight.Listener{preflight.BalancerListener(p.c, h)}
 		case !p.s.Joined(h) && !p.s.Facts(h.Name).Kubernetes.Begun:
-			all = preflight.Listeners(p.c, h)
+			all = preflight.Listeners(p.c, h, p.s.PodTrafficAddresses)
 		}
 		for _, l := range all {
 			opened, err := reach.Listen.On(ctx, conn, reach.ListenRequest{Name: h.Name, Address: l.Address, TCP: l.TCP, UDP: l.UDP, VRRP: l.VRRP})
@@ -165,7 +168,7 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 		return nil
 	})
 	targets, paths := map[string][]reach.DialTarget{}, map[facts.Path]reach.DialTarget{}
-	for _, path := range slices.Concat(preflight.Paths(p.c, only), p.fromFormer(only)) {
+	for _, path := range slices.Concat(preflight.Paths(p.c, only, p.s.PodTrafficAddresses), p.fromFormer(only)) {
 		l, asked := listening[place{path.To, path.Address}], false
 		target := reach.DialTarget{Path: path}
 		switch path.Proto {
@@ -213,7 +216,7 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 // fromFormer are the paths of VRRP from load balancers that the spec does not have any more. Until they stop, the new ones must hear
 // them: one that does not would take the virtual IP, too.
 func (p *probe) fromFormer(only []string) []facts.Path {
-	return slices.DeleteFunc(preflight.Paths(p.s.Present(), only), func(path facts.Path) bool {
+	return slices.DeleteFunc(preflight.Paths(p.s.Present(), only, p.s.PodTrafficAddresses), func(path facts.Path) bool {
 		from, stays := p.c.Host(path.From)
 		return path.Proto != facts.VRRP || stays && p.c.Balances(from)
 	})

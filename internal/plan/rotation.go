@@ -588,7 +588,7 @@ func (b *builder) refuseDuringRotation() error {
 	for _, h := range b.c.Spec.Hosts {
 		if f := b.Facts(h.Name); f != nil && (h.IsNode() && !f.Kubernetes.KubeletConfig || b.comes(h)) {
 			r := cluster.RotationUnfinished(all[0], h.Name+" is to join the cluster")
-			r.Fix = "Take " + h.Name + " out of the spec, and f" + strings.TrimPrefix(r.Fix, "F")
+			r.Fix = fmt.Sprintf("Take %s out of the spec, and finish the rotation: `quorate certs rotate %s`.", h.Name, all[0].Authority)
 			return r
 		}
 	}

@@ -63,7 +63,7 @@ var Checks = []Check{
 	{ID: "units", Severities: severities{warning}, What: "no drop-in of others, and no /etc/default/kubelet, changes the units that Quorate writes or starts. A drop-in for containerd that only sets variables is accepted"},
 	{ID: "rewrites", Severities: severities{warning}, What: "no other program overwrites what Quorate writes: cloud-init /etc/hosts (`manage_etc_hosts`), nftables.service all rules (`flush ruleset`), nm-cloud-setup the routes"},
 	{ID: "clock", Severities: severities{failure, warning}, What: fmt.Sprintf("the clock is within %s of the others (warning) or %s (error), after the time that the question took is subtracted, and within a minute of that of the machine that runs the command (warning; an error before the build if that is more than five minutes behind); a time service sets it, where the host has a kernel of its own", skewWarning, skewError)},
-	{ID: "address", Severities: severities{failure}, What: "the address in the spec belongs to one of the host's interfaces"},
+	{ID: "address", Severities: severities{failure, warning}, What: "the addresses in the spec belong to the host's interfaces, and each node has an address in `network.podTrafficCIDR`, on one interface (error). Several addresses in it on that interface are a warning"},
 	{ID: "hostname", Severities: severities{warning}, What: "the host name is the name in the spec"},
 	{ID: "machine-id", Severities: severities{failure}, What: "/etc/machine-id exists, and no other host has the same"},
 	{ID: "product-uuid", Severities: severities{failure}, What: "no other host has the same firmware UUID, unless both share one kernel"},

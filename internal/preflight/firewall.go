@@ -13,13 +13,13 @@ import (
 type opening struct {
 	proto   string
 	ports   []string // none for VRRP, which has no ports
-	sources []string // addresses of one family; none if every client may connect
+	sources []string // addresses or networks of one family; none if every client may connect
 }
 
 // openings are what a host must let in for its roles, and from whom. Only the endpoint is for everybody: etcd, kubelets,
 // pod traffic, and VRRP are for the cluster's own hosts.
 func openings(c *spec.Cluster, h spec.Host) (out []opening) {
-	for _, in := range inbound(c, h) {
+	for _, in := range inbound(c, h, nil) {
 		o := opening{proto: in.proto}
 		if in.proto != facts.VRRP {
 			o.ports = []string{fmt.Sprint(in.port)}
@@ -28,20 +28,20 @@ func openings(c *spec.Cluster, h spec.Host) (out []opening) {
 			out = with(out, o)
 			continue
 		}
-		addresses := []func(spec.Host) string{in.address}
-		if in.use == podTraffic { // flannel sends the packets of each family over that family
-			addresses = append(addresses, func(from spec.Host) string { return from.SecondaryAddress })
-		}
-		for _, address := range addresses {
-			o.sources = nil
-			for _, from := range c.Spec.Hosts {
-				if a := address(from); from.Name != h.Name && in.from(from) && a != "" {
-					o.sources = append(o.sources, a)
-				}
-			}
-			if len(o.sources) > 0 { // otherwise, nobody comes
+		if networks := c.Spec.Network.PodTrafficCIDRs(); in.use == podPackets && len(networks) > 0 {
+			for _, cidr := range networks {
+				o.sources = []string{cidr.String()}
 				out = with(out, o)
 			}
+			continue
+		}
+		for _, from := range c.Spec.Hosts {
+			if a := in.address(from); from.Name != h.Name && in.from(from) && a != "" {
+				o.sources = append(o.sources, a)
+			}
+		}
+		if len(o.sources) > 0 { // otherwise, nobody comes
+			out = with(out, o)
 		}
 	}
 	return out
@@ -122,7 +122,7 @@ func (o opening) firewalld() (out []string) {
 		}
 	}
 	family := "ipv4"
-	if spec.FamilyOf(o.sources[0]) == spec.IPv6 {
+	if strings.Contains(o.sources[0], ":") {
 		family = "ipv6"
 	}
 	for _, w := range what {

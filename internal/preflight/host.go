@@ -333,6 +333,39 @@ func listed(f *facts.Facts) string {
 	return cmp.Or(strings.Join(have, ", "), "none")
 }
 
+// podTraffic looks for the interface that carries the packets of pods between nodes, as flannel does: the first one with an address in the network.
+func (j *judge) podTraffic(h spec.Host, f *facts.Facts) {
+	on := []string{h.Name}
+	links := map[string]string{} // by range
+	for _, cidr := range j.c.Spec.Network.PodTrafficCIDRs() {
+		within := f.Within(cidr)
+		var have []string
+		for _, a := range within {
+			if at := a.IP + " on " + a.Interface; !slices.Contains(have, at) {
+				have = append(have, at)
+			}
+		}
+		switch {
+		case len(within) == 0:
+			j.add(failure, "address", on, "Give it an address in that network, or correct network.podTrafficCIDR. Without it, the packets of pods use the network of `address`.",
+				"%s has no address in %s, the network that carries the packets of pods (network.podTrafficCIDR); it has %s", h.Name, cidr, listed(f))
+			return
+		case slices.ContainsFunc(within, func(a facts.Address) bool { return a.Interface != within[0].Interface }):
+			j.add(failure, "address", on, "Write a smaller range that has one address of each node, or remove the others from the interfaces.",
+				"%s has several addresses in %s, the network that carries the packets of pods (network.podTrafficCIDR), on several interfaces: %s", h.Name, cidr, strings.Join(have, ", "))
+			return
+		case len(within) > 1:
+			j.add(warning, "address", on, "Write a smaller range that has one address of each node, or remove the others.",
+				"%s has several addresses in %s, the network that carries the packets of pods (network.podTrafficCIDR): %s. flannel uses the first one", h.Name, cidr, strings.Join(have, ", "))
+		}
+		links[within[0].Interface] = cidr.String()
+	}
+	if len(links) > 1 {
+		j.add(failure, "address", on, "Use ranges whose addresses are on one interface.",
+			"the addresses of %s in %s are on several interfaces: flannel sends the packets of pods through one", h.Name, j.c.Spec.Network.PodTrafficCIDR)
+	}
+}
+
 func (j *judge) identity(h spec.Host, f *facts.Facts, _ facts.Inspection) {
 	on := []string{h.Name}
 	if _, ok := f.Interface(h.Address); !ok {
@@ -345,9 +378,12 @@ func (j *judge) identity(h spec.Host, f *facts.Facts, _ facts.Inspection) {
 	case !ok:
 		j.add(failure, "address", on, "Give the host this address, or put the one that it has into the spec as `secondaryAddress`: the kubelet registers the node with it.",
 			"no interface of %s has the secondary address %s", h.Name, h.SecondaryAddress)
-	case first.Interface != "" && first.Interface != second.Interface && j.c.Spec.Network.CNI == spec.CNIFlannel:
+	case first.Interface != "" && first.Interface != second.Interface && j.c.Spec.Network.CNI == spec.CNIFlannel && j.c.Spec.Network.PodTrafficCIDR == "":
 		j.add(failure, "address", on, "Use addresses of one interface, or another pod network (network.cni).",
 			"%s has the address %s on %s, but the secondary address %s on %s: flannel sends the packets of pods through one interface", h.Name, h.Address, first.Interface, h.SecondaryAddress, second.Interface)
+	}
+	if h.IsNode() {
+		j.podTraffic(h, f)
 	}
 	if short, _, _ := strings.Cut(f.Hostname, "."); !strings.EqualFold(short, h.Name) {
 		j.add(warning, "hostname", on, "Run `hostnamectl set-hostname "+h.Name+"`, or use the host's own name in the spec.",

@@ -30,7 +30,7 @@ func sharesPort(c *spec.Cluster, h spec.Host) bool {
 
 // Uses of paths between all nodes.
 const (
-	podTraffic  = "pods"
+	podPackets  = "pods"
 	nodeMetrics = "node metrics"
 )
 
@@ -50,8 +50,12 @@ func (in inlet) address(h spec.Host) string {
 	return in.at(h)
 }
 
-// inbound is what other hosts will open connections to on a host, and which of them.
-func inbound(c *spec.Cluster, h spec.Host) []inlet {
+// inbound is what other hosts will open connections to on a host, and which of them. podTraffic are the addresses of a node between which and the others flannel sends the
+// packets of pods, one of each family, and empty for one that is not known; nil if they are those of the node.
+func inbound(c *spec.Cluster, h spec.Host, podTraffic func(spec.Host) []string) []inlet {
+	if podTraffic == nil {
+		podTraffic = spec.Host.Addresses
+	}
 	cp := func(o spec.Host) bool { return o.Has(spec.RoleControlPlane) }
 	member := func(o spec.Host) bool { return hasMember(c, o) }
 	var out []inlet
@@ -72,9 +76,14 @@ func inbound(c *spec.Cluster, h spec.Host) []inlet {
 				inlet{spec.NodeExporterPort, facts.TCP, nodeMetrics, spec.Host.IsNode, nil})
 		}
 		if c.Spec.Network.CNI == spec.CNIFlannel {
-			out = append(out, inlet{flannelPort, facts.UDP, podTraffic, spec.Host.IsNode, nil})
-			if second := func(o spec.Host) string { return o.SecondaryAddress }; second(h) != "" { // flannel sends the packets of each family over that family
-				out = append(out, inlet{flannelPort, facts.UDP, podTraffic, func(o spec.Host) bool { return o.IsNode() && second(o) != "" }, second})
+			for family := range podTraffic(h) { // flannel sends the packets of each family over that family
+				at := func(o spec.Host) string {
+					if all := podTraffic(o); family < len(all) {
+						return all[family]
+					}
+					return ""
+				}
+				out = append(out, inlet{flannelPort, facts.UDP, podPackets, spec.Host.IsNode, at})
 			}
 		}
 	}
@@ -89,14 +98,17 @@ func inbound(c *spec.Cluster, h spec.Host) []inlet {
 
 // Paths are the network paths between hosts that are tried, each once; with names, only those from or to these hosts. Their number grows with the number of hosts, not with its
 // square: control planes, etcd members and load balancers are few, and of the paths between nodes a sample is tried.
-func Paths(c *spec.Cluster, only []string) []facts.Path {
+func Paths(c *spec.Cluster, only []string, podTraffic func(spec.Host) []string) []facts.Path {
 	var out []facts.Path
 	wanted := func(h spec.Host) bool { return only == nil || slices.Contains(only, h.Name) }
 	near := neighbours(c)
 	for _, to := range c.Spec.Hosts {
-		for _, in := range inbound(c, to) {
+		for _, in := range inbound(c, to, podTraffic) {
 			for _, from := range c.Spec.Hosts {
-				if from.Name == to.Name || !wanted(from) && !wanted(to) || !in.from(from) || (in.use == podTraffic || in.use == nodeMetrics) && !near[[2]string{from.Name, to.Name}] {
+				if from.Name == to.Name || !wanted(from) && !wanted(to) || !in.from(from) || (in.use == podPackets || in.use == nodeMetrics) && !near[[2]string{from.Name, to.Name}] {
+					continue
+				}
+				if in.address(to) == "" || in.address(from) == "" { // one that is not known, which is a finding of its own
 					continue
 				}
 				out = append(out, facts.Path{From: from.Name, To: to.Name, Address: in.address(to), Proto: in.proto, Port: in.port, For: in.use})
@@ -151,9 +163,12 @@ func BalancerListener(c *spec.Cluster, h spec.Host) Listener {
 }
 
 // Listeners are those of a host that is not yet a part of the cluster.
-func Listeners(c *spec.Cluster, h spec.Host) (out []Listener) {
-	for _, in := range inbound(c, h) {
+func Listeners(c *spec.Cluster, h spec.Host, podTraffic func(spec.Host) []string) (out []Listener) {
+	for _, in := range inbound(c, h, podTraffic) {
 		address := in.address(h)
+		if address == "" {
+			continue
+		}
 		i := slices.IndexFunc(out, func(l Listener) bool { return l.Address == address })
 		if i < 0 {
 			i, out = len(out), append(out, Listener{Address: address})

@@ -45,7 +45,7 @@ func healthy(c *spec.Cluster) (*facts.Observation, *facts.Preflight) {
 		seen.Hosts[h.Name] = in
 		seen.Clocks[h.Name] = facts.Clock{Ahead: time.Duration(i) * time.Millisecond, Uncertainty: 3 * time.Millisecond}
 	}
-	for _, p := range Paths(c, nil) {
+	for _, p := range Paths(c, nil, nil) {
 		r := facts.Reach{Path: p, Outcome: facts.Reached}
 		if p.Proto == facts.UDP {
 			r.Size, r.Fits = 1500, true
@@ -119,6 +119,65 @@ func (w world) front() {
 	}
 }
 
+// podTraffic gives the nodes a second interface for the packets of pods.
+func (w world) podTraffic() {
+	w.c.Spec.Network.PodTrafficCIDR = "10.1.0.0/24"
+	for name := range w.obs.Hosts {
+		f := w.facts(name)
+		f.Addresses = append(f.Addresses, facts.Address{IP: strings.Replace(f.Addresses[0].IP, "10.0.0.", "10.1.0.", 1), Prefix: 24, Interface: "eth1"})
+	}
+}
+
+// TestPathsOfThePodsNetwork: only the packets of pods are tried, and let in, in their network.
+func TestPathsOfThePodsNetwork(t *testing.T) {
+	c := labSpec()
+	obs, seen := healthy(c)
+	w := world{c, obs, seen}
+	w.podTraffic()
+	s := cluster.Evaluate(c, obs)
+	at := s.PodTrafficAddresses
+	tried := 0
+	for _, p := range Paths(c, nil, at) {
+		to, _ := c.Host(p.To)
+		want := to.Address
+		if p.For == podPackets {
+			want = strings.Replace(to.Address, "10.0.0.", "10.1.0.", 1)
+			tried++
+		}
+		if p.Address != want {
+			t.Errorf("%+v, want the address %s", p, want)
+		}
+	}
+	if tried == 0 {
+		t.Error("no path of pods is tried")
+	}
+	// A host that cannot be queried has a finding of its own.
+	for _, p := range Paths(c, nil, func(h spec.Host) []string {
+		if h.Name == "worker-a" {
+			return []string{""}
+		}
+		return at(h)
+	}) {
+		if p.For == podPackets && (p.From == "worker-a" || p.To == "worker-a") {
+			t.Errorf("%+v, whose address is not known", p)
+		}
+	}
+	h, _ := c.Host("worker-a")
+	for _, l := range Listeners(c, h, at) {
+		if (len(l.UDP) > 0) != strings.HasPrefix(l.Address, "10.1.0.") || l.VRRP {
+			t.Errorf("it listens on %+v", l)
+		}
+	}
+	for firewall, want := range map[string]string{"ufw": "ufw allow proto udp from 10.1.0.0/24 to any port 8472", "firewalld": "rule family=ipv4 source address=10.1.0.0/24 port port=8472 protocol=udp accept"} {
+		if fix := openPorts(c, h, firewall); !strings.Contains(fix, want) || strings.Count(fix, "8472") != 1 {
+			t.Errorf("no %q in %s", want, fix)
+		}
+	}
+	if found := Judge(s, seen, nil); len(found) > 0 {
+		t.Errorf("%+v", found)
+	}
+}
+
 // TestPathsOfAFrontNetwork: what uses the virtual IP is tried, and let in, in its network, and everything else in that of the nodes.
 func TestPathsOfAFrontNetwork(t *testing.T) {
 	for name, balancers := range map[string]string{"own hosts": spec.RoleLoadBalancer, "control planes": spec.RoleControlPlane} {
@@ -130,7 +189,7 @@ func TestPathsOfAFrontNetwork(t *testing.T) {
 			obs, seen := healthy(c)
 			world{c, obs, seen}.front()
 			tried := map[string]int{}
-			for _, p := range Paths(c, nil) {
+			for _, p := range Paths(c, nil, nil) {
 				to, _ := c.Host(p.To)
 				tried[p.For]++
 				want := to.Address
@@ -146,7 +205,7 @@ func TestPathsOfAFrontNetwork(t *testing.T) {
 			}
 			for _, h := range c.Spec.Hosts {
 				listens := map[string]Listener{}
-				for _, l := range Listeners(c, h) {
+				for _, l := range Listeners(c, h, nil) {
 					listens[l.Address] = l
 				}
 				if front := listens[h.FrontAddress]; c.Balances(h) != front.VRRP || c.Balances(h) != slices.Contains(front.TCP, 6443) || listens[h.Address].VRRP {
@@ -505,6 +564,32 @@ func TestFindings(t *testing.T) {
 		}, warning, "versions", "lb-a", "cannot be determined (exec format error)", "haproxy -v"},
 		{"HAProxy without a user", func(w world) { w.in("lb-a", func(in *facts.Inspection) { in.NoHAProxyUser = true }) }, failure, "versions", "lb-a", "without the user haproxy", "useradd --system"},
 		{"a virtual IP elsewhere", func(w world) { w.facts("lb-a").Addresses[0].Prefix = 27 }, failure, "virtual-ip", "lb-a", "10.0.0.100 is not in the network of the load balancer lb-a (10.0.0.16/27 on eth0)", "of that network"},
+		{"a node outside of the pods' network", func(w world) {
+			w.podTraffic()
+			w.facts("worker-b").Addresses[1].IP = "10.2.0.15"
+		}, failure, "address", "worker-b", "worker-b has no address in 10.1.0.0/24, the network that carries the packets of pods (network.podTrafficCIDR); it has 10.0.0.15 on eth0, 10.2.0.15 on eth1", "correct network.podTrafficCIDR"},
+		{"two interfaces in the pods' network", func(w world) {
+			w.podTraffic()
+			f := w.facts("worker-b")
+			f.Addresses = append(f.Addresses, facts.Address{IP: "10.1.0.99", Prefix: 24, Interface: "eth2"})
+		}, failure, "address", "worker-b", "worker-b has several addresses in 10.1.0.0/24, the network that carries the packets of pods (network.podTrafficCIDR), on several interfaces: 10.1.0.15 on eth1, 10.1.0.99 on eth2", "smaller range"},
+		{"two addresses in the pods' network", func(w world) {
+			w.podTraffic()
+			f := w.facts("worker-b")
+			f.Addresses = append(f.Addresses, facts.Address{IP: "10.1.0.99", Prefix: 24, Interface: "eth1"})
+		}, warning, "address", "worker-b", "10.1.0.15 on eth1, 10.1.0.99 on eth1. flannel uses the first one", "smaller range"},
+		{"families of the pods' network on two interfaces", func(w world) {
+			w.podTraffic()
+			w.c.Spec.Network.PodTrafficCIDR += ",fd00:1::/64"
+			for name := range w.obs.Hosts {
+				link := "eth1"
+				if name == "worker-a" {
+					link = "eth2"
+				}
+				f := w.facts(name)
+				f.Addresses = append(f.Addresses, facts.Address{IP: strings.Replace(f.Addresses[0].IP, "10.0.0.", "fd00:1::", 1), Prefix: 64, Interface: link})
+			}
+		}, failure, "address", "worker-a", "the addresses of worker-a in 10.1.0.0/24,fd00:1::/64 are on several interfaces", "one interface"},
 		{"a virtual IP in the network of another interface", func(w world) {
 			f := w.facts("lb-a")
 			f.Addresses[0].Prefix = 27
@@ -798,7 +883,7 @@ func TestJoiningHostsAreChecked(t *testing.T) {
 	if found := Judge(s, w.seen, Joining(s)); len(found) > 0 {
 		t.Errorf("an interrupted join: %+v", found)
 	}
-	for _, p := range Paths(w.c, joining) {
+	for _, p := range Paths(w.c, joining, nil) {
 		if !slices.Contains(joining, p.From) && !slices.Contains(joining, p.To) {
 			t.Errorf("%+v does not concern them", p)
 		}
@@ -921,7 +1006,7 @@ func dualSpec() *spec.Cluster {
 func TestPathsOfBothFamilies(t *testing.T) {
 	c := dualSpec()
 	four, six := map[string]int{}, map[string]int{}
-	for _, p := range Paths(c, nil) {
+	for _, p := range Paths(c, nil, nil) {
 		h, _ := c.Host(p.To)
 		switch p.Address {
 		case h.Address:
@@ -932,7 +1017,7 @@ func TestPathsOfBothFamilies(t *testing.T) {
 			t.Errorf("%+v", p)
 		}
 	}
-	if len(six) != 1 || six[podTraffic] == 0 || six[podTraffic] != four[podTraffic] {
+	if len(six) != 1 || six[podPackets] == 0 || six[podPackets] != four[podPackets] {
 		t.Errorf("first family: %v, second: %v", four, six)
 	}
 
@@ -1041,7 +1126,7 @@ func TestPathsGrowWithTheHosts(t *testing.T) {
 		for i := range workers {
 			c.Spec.Hosts = append(c.Spec.Hosts, spec.Host{Name: fmt.Sprint("w", i), Address: fmt.Sprintf("10.1.%d.%d", i/250, i%250+1), Roles: []string{spec.RoleWorker}, Zone: "a"})
 		}
-		return c, Paths(c, nil)
+		return c, Paths(c, nil, nil)
 	}
 	_, small := grown(0)
 	c, large := grown(995)

@@ -17,7 +17,7 @@ func TestMetricsNeedAPort(t *testing.T) {
 	cp := c.HostsWith(spec.RoleControlPlane)[0]
 	needs := func() (port, path bool) {
 		return slices.ContainsFunc(Ports(c, cp), func(p Port) bool { return p.Number == spec.ExporterPort }),
-			slices.ContainsFunc(Paths(c, nil), func(p facts.Path) bool { return p.Port == spec.ExporterPort && p.From == "worker-a" && p.To == cp.Name })
+			slices.ContainsFunc(Paths(c, nil, nil), func(p facts.Path) bool { return p.Port == spec.ExporterPort && p.From == "worker-a" && p.To == cp.Name })
 	}
 	if port, path := needs(); port || path {
 		t.Errorf("without metrics: %t, %t", port, path)
@@ -32,7 +32,7 @@ func TestMetricsNeedAPort(t *testing.T) {
 func TestPrometheusNeedsPorts(t *testing.T) {
 	c := labSpec()
 	count := func(port int) (n int) {
-		for _, p := range Paths(c, nil) {
+		for _, p := range Paths(c, nil, nil) {
 			if p.Port == port {
 				n++
 			}

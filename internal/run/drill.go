@@ -256,6 +256,8 @@ type drilling struct {
 	// injected counts faults, and id is the name of the last one on its hosts.
 	injected int
 	id       string
+	// addresses are those of the hosts when they were last queried.
+	addresses map[string][]string
 
 	// base are the margins, and known the problems, with which the drill began.
 	base  quorum.Margins
@@ -276,6 +278,7 @@ func (d *drilling) drillable(ctx context.Context) (*cluster.State, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
+	d.addresses = addressesIn(s)
 	if !s.Exists() {
 		return nil, &cluster.Refusal{Rule: cluster.RuleNoCluster, Why: "there is no cluster to drill", Fix: "Build it: `quorate apply`."}
 	}

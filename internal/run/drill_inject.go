@@ -105,6 +105,23 @@ func (d *drilling) onHosts(i drill.Injection, do func(spec.Host) error) error {
 	return errors.Join(errs...)
 }
 
+// addressesIn are the addresses of all hosts, by name.
+func addressesIn(s *cluster.State) map[string][]string {
+	out := map[string][]string{}
+	for _, h := range s.Spec.Spec.Hosts {
+		out[h.Name] = s.AllAddresses(h)
+	}
+	return out
+}
+
+// addressesOf are the addresses of a host in all networks.
+func (d *drilling) addressesOf(h spec.Host) []string {
+	if all := d.addresses[h.Name]; len(all) > 0 {
+		return all
+	}
+	return h.AllAddresses()
+}
+
 // request is what one host of a fault is told.
 func (d *drilling) request(i drill.Injection, on spec.Host) fault.Request {
 	r := fault.Request{ID: d.id, Kind: string(i.Kind), Target: string(i.Target)}
@@ -117,7 +134,7 @@ func (d *drilling) request(i drill.Injection, on spec.Host) fault.Request {
 	peers := func(which func(spec.Host) bool) (out []string) {
 		for _, h := range d.Cluster.Spec.Hosts {
 			if h.Name != on.Name && which(h) {
-				out = append(out, h.AllAddresses()...)
+				out = append(out, d.addressesOf(h)...)
 			}
 		}
 		return out

@@ -1,13 +1,17 @@
 package run
 
 import (
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/cluster/clustertest"
 	"quorate.dev/quorate/internal/drill"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/fault"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // A program that is stopped in order takes its time to end. It is away for as long as was asked for all the same, and its host does not heal the fault before.
@@ -36,6 +40,45 @@ func TestAStoppedProgramIsAwayForAsLongAsItShouldBe(t *testing.T) {
 		}
 		if kind == drill.Stop && began.Add(switched).Before(over) {
 			t.Error("its host heals the fault while it should last")
+		}
+	}
+}
+
+// TestFaultsConcernAllNetworks: who is cut off is cut off in the networks of the virtual IP and of pods as well.
+func TestFaultsConcernAllNetworks(t *testing.T) {
+	f := clustertest.Whole()
+	f.Spec.Spec.Network.PodCIDR, f.Spec.Spec.Network.PodTrafficCIDR = "10.244.0.0/16", "10.1.0.0/24"
+	for i := range f.Spec.Spec.Hosts {
+		h := &f.Spec.Spec.Hosts[i]
+		seen := f.Seen.Hosts[h.Name].Facts
+		at := func(network string) string { return strings.Replace(h.Address, "10.0.0.", network, 1) }
+		seen.Addresses = append(seen.Addresses, facts.Address{IP: at("10.1.0."), Prefix: 24, Interface: "eth2"})
+		if f.Spec.Balances(*h) {
+			h.FrontAddress = at("192.0.2.")
+			seen.Addresses = append(seen.Addresses, facts.Address{IP: h.FrontAddress, Prefix: 24, Interface: "eth1"})
+		}
+	}
+	s := cluster.Evaluate(f.Spec, f.Seen)
+	d := &drilling{Engine: &Engine{Cluster: f.Spec}, addresses: addressesIn(s)}
+	lb, _ := f.Spec.Host("lb-a")
+	w, _ := f.Spec.Host("w-a")
+	for _, tc := range []struct {
+		target drill.Target
+		on     spec.Host
+		peers  []string
+	}{
+		{drill.VRRP, lb, []string{"10.0.0.17", "192.0.2.17"}},
+		{drill.Link, w, []string{"10.0.0.15", "10.1.0.15"}},
+	} {
+		got := d.request(drill.Injection{Fault: drill.Fault{Kind: drill.Cut, Target: tc.target}, Host: tc.on.Name, Peer: "w-b"}, tc.on).Peers
+		if !slices.Equal(got, tc.peers) {
+			t.Errorf("%s on %s: the peers are %v, want %v", tc.target, tc.on.Name, got, tc.peers)
+		}
+	}
+	all := d.request(drill.Injection{Fault: drill.Fault{Kind: drill.Cut, Target: drill.Host}, Host: w.Name}, w).Peers
+	for _, want := range []string{"10.0.0.11", "10.1.0.11", "10.0.0.16", "192.0.2.16"} {
+		if !slices.Contains(all, want) || slices.Contains(all, "10.1.0.14") {
+			t.Errorf("%s is cut off from %v", w.Name, all)
 		}
 	}
 }

@@ -132,7 +132,7 @@ func clusterOf(config watch.Config) (*spec.Cluster, error) {
 	c = c.WithContents(config.Files)
 	for i := range c.Spec.Hosts {
 		ssh := &c.Spec.Hosts[i].SSH
-		ssh.KeyFile, ssh.KnownHostsFile, ssh.HostKey, ssh.Jump, ssh.JumpKeyFile = facts.WatchKeyFile, facts.WatchKnownHostsFile, "", "", ""
+		ssh.Address, ssh.KeyFile, ssh.KnownHostsFile, ssh.HostKey, ssh.Jump, ssh.JumpKeyFile = "", facts.WatchKeyFile, facts.WatchKnownHostsFile, "", "", ""
 	}
 	return c, nil
 }

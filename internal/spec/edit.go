@@ -122,10 +122,11 @@ var editing = map[string]string{
 	"Network.podCIDR":   "Every node has a part of this range, and its pods have addresses in that part. " + newCluster,
 	"Network.serviceCIDR": "The API and the cluster's DNS have addresses in this range, and certificates contain the first of them. " + newCluster +
 		". To get more addresses, create an additional ServiceCIDR object in the API; it does not belong in the spec",
-	"Chart.path":      "The chart is compared by content. It is rendered and applied again",
-	"Chart.values":    "The values are compared by content. The chart is rendered and applied again",
-	"Chart.release":   "The chart is rendered and applied again. Objects under the old name stay in the cluster",
-	"Chart.namespace": "The chart is rendered and applied again. Objects in the old namespace stay in the cluster",
+	"Network.podTrafficCIDR": "flannel sends the packets of pods in this network, and a node whose flannel has changed would not reach those of the others. " + newCluster,
+	"Chart.path":             "The chart is compared by content. It is rendered and applied again",
+	"Chart.values":           "The values are compared by content. The chart is rendered and applied again",
+	"Chart.release":          "The chart is rendered and applied again. Objects under the old name stay in the cluster",
+	"Chart.namespace":        "The chart is rendered and applied again. Objects in the old namespace stay in the cluster",
 
 	"Components.source":          sameBundle,
 	"Components.file":            sameBundle,
@@ -160,6 +161,7 @@ var editing = map[string]string{
 	"Host.region":           "The node's label topology.kubernetes.io/region is changed" + relabel,
 	"Spec.region":           "The label topology.kubernetes.io/region is changed on the nodes of hosts that name no region of their own" + relabel,
 
+	"SSH.address":        "How Quorate reaches the host",
 	"SSH.user":           "How Quorate reaches the host",
 	"SSH.port":           "How Quorate reaches the host",
 	"SSH.keyFile":        "How Quorate reaches the host",

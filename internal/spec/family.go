@@ -78,6 +78,9 @@ func (n Network) PodCIDRs() []netip.Prefix { return ranges(n.PodCIDR) }
 // ServiceCIDRs are the ranges of Services: one, or one of each family.
 func (n Network) ServiceCIDRs() []netip.Prefix { return ranges(n.ServiceCIDR) }
 
+// PodTrafficCIDRs are the networks that carry the packets of pods between nodes: one, or one of each family; none if they are those of the nodes' addresses.
+func (n Network) PodTrafficCIDRs() []netip.Prefix { return ranges(n.PodTrafficCIDR) }
+
 // Nodes is for how many nodes the range of pods has room, or the smaller one of two.
 func (n Network) Nodes() int {
 	least := 0

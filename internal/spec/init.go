@@ -223,7 +223,7 @@ func (o InitOptions) generate() []Host {
 }
 
 // ParseHostFlag reads one host as it is given on a command line:
-// name=cp-a,address=10.0.0.11,role=control-plane,zone=a. role and failsWith may be repeated; user, port, key, hostKey, jump
+// name=cp-a,address=10.0.0.11,role=control-plane,zone=a. role and failsWith may be repeated; sshAddress, user, port, key, hostKey, jump
 // (repeated for several jump hosts) and jumpKey set how SSH reaches it. What the values may be is for [Validate] to say.
 func ParseHostFlag(s string) (Host, error) {
 	var h Host
@@ -252,6 +252,8 @@ func ParseHostFlag(s string) (Host, error) {
 			h.Zone = value
 		case "failsWith":
 			h.FailsWith = append(h.FailsWith, value)
+		case "sshAddress":
+			h.SSH.Address = value
 		case "user":
 			h.SSH.User = value
 		case "port":
@@ -271,7 +273,7 @@ func ParseHostFlag(s string) (Host, error) {
 		case "jumpKey":
 			h.SSH.JumpKeyFile = value
 		default:
-			keys := []string{"name", "address", "secondaryAddress", "frontAddress", "role", "zone", "failsWith", "user", "port", "key", "hostKey", "jump", "jumpKey"}
+			keys := []string{"name", "address", "secondaryAddress", "frontAddress", "role", "zone", "failsWith", "sshAddress", "user", "port", "key", "hostKey", "jump", "jumpKey"}
 			return Host{}, fmt.Errorf("reading the host %q: unknown key %q; %s", s, key, suggest(key, keys, "use "+or(keys)))
 		}
 	}
@@ -282,7 +284,7 @@ func ParseHostFlag(s string) (Host, error) {
 func sshFields(s SSH) (string, error) {
 	var parts []string
 	for _, f := range []struct{ name, value string }{
-		{"user", s.User}, {"keyFile", s.KeyFile}, {"knownHostsFile", s.KnownHostsFile}, {"hostKey", s.HostKey}, {"jump", s.Jump}, {"jumpKeyFile", s.JumpKeyFile},
+		{"address", s.Address}, {"user", s.User}, {"keyFile", s.KeyFile}, {"knownHostsFile", s.KnownHostsFile}, {"hostKey", s.HostKey}, {"jump", s.Jump}, {"jumpKeyFile", s.JumpKeyFile},
 	} {
 		if f.value != "" {
 			v, err := scalar(f.value)

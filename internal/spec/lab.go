@@ -28,6 +28,7 @@ func (c *Cluster) ForLab(o LabOptions) *Cluster {
 	s.LoadBalancer = LoadBalancer{Type: BalancerManaged}
 	s.Settings.Registries, s.Settings.Kubelet, s.Settings.Sysctls = nil, KubeletSettings{}, nil
 	s.Settings.APIServer.AuditPolicyFile, s.Settings.APIServer.AuthenticationConfigFile = "", ""
+	s.Network.PodTrafficCIDR = ""
 	if s.Network.CNI != CNIFlannel {
 		s.Network = Network{CNI: CNINone, PodCIDR: s.Network.PodCIDR, ServiceCIDR: s.Network.ServiceCIDR}
 	}

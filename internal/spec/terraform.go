@@ -254,7 +254,7 @@ func (r *terraformReader) missing(v value) {
 	}
 }
 
-const privateNote = "For hosts with a public and a private address, Quorate and the other hosts use the private one. If this machine cannot reach it, set a jump host (ssh.jump)."
+const privateNote = "For hosts with a public and a private address, Quorate and the other hosts use the private one. If this machine cannot reach it, set ssh.address to the public one, or a jump host (ssh.jump)."
 
 func (r *terraformReader) private() {
 	if !slices.Contains(r.out.Notes, privateNote) {
@@ -288,11 +288,11 @@ func (r *terraformReader) pool(v value) {
 
 // ssh reads how a host is reached; what it does not say is as usual.
 func (r *terraformReader) ssh(v value, usual SSH) SSH {
-	m, ok := r.object(v, "user", "port", "key_file", "known_hosts_file", "host_key", "jump", "jump_key_file")
+	m, ok := r.object(v, "address", "user", "port", "key_file", "known_hosts_file", "host_key", "jump", "jump_key_file")
 	if !ok {
 		return usual
 	}
-	s := SSH{User: r.text(v.field("user", m)), Port: r.number(v.field("port", m)), KeyFile: r.keyFile(v.field("key_file", m)),
+	s := SSH{Address: r.text(v.field("address", m)), User: r.text(v.field("user", m)), Port: r.number(v.field("port", m)), KeyFile: r.keyFile(v.field("key_file", m)),
 		KnownHostsFile: r.text(v.field("known_hosts_file", m)), HostKey: strings.TrimSpace(r.text(v.field("host_key", m))), Jump: r.text(v.field("jump", m)), JumpKeyFile: r.keyFile(v.field("jump_key_file", m))}
 	fill(&s.User, usual.User)
 	fill(&s.KeyFile, usual.KeyFile)

@@ -231,6 +231,9 @@ type Network struct {
 	// ServiceCIDR is the range of the Services' virtual addresses, at most a /12, or a /108 for IPv6. For a dual-stack cluster, it is two
 	// ranges, in the order of podCIDR.
 	ServiceCIDR string `yaml:"serviceCIDR,omitempty" json:"serviceCIDR,omitempty" edit:"fixed"`
+	// PodTrafficCIDR is the network of the nodes that carries the packets of pods between them, if that is not the network of their address. With flannel,
+	// every node has one address in it. For a dual-stack cluster, it is two ranges, in the order of podCIDR, on the same network interface.
+	PodTrafficCIDR string `yaml:"podTrafficCIDR,omitempty" json:"podTrafficCIDR,omitempty" edit:"fixed"`
 }
 
 // Chart is a Helm chart on the caller's machine. It is rendered there and applied like a manifest, without a Helm release.
@@ -377,6 +380,9 @@ type Host struct {
 
 // SSH says how to reach a host.
 type SSH struct {
+	// Address is the address or DNS name at which this machine reaches sshd, if that is not the address of the host: one of a network for administration, or a
+	// public one. The other hosts never use it.
+	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"free"`
 	// User is the user to log in as. Users other than root use sudo.
 	User string `yaml:"user,omitempty" json:"user,omitempty" edit:"free"`
 	// Port is the port of sshd.
@@ -420,6 +426,9 @@ type Taint struct {
 	// Effect is NoSchedule, PreferNoSchedule or NoExecute.
 	Effect string `yaml:"effect" json:"effect" edit:"rolling,key"`
 }
+
+// SSHAddress is where the caller reaches sshd, or the last jump host does.
+func (h Host) SSHAddress() string { return cmp.Or(h.SSH.Address, h.Address) }
 
 // Has reports whether the host has the role.
 func (h Host) Has(role string) bool { return slices.Contains(h.Roles, role) }

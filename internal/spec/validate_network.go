@@ -215,8 +215,43 @@ func (k *checker) network() {
 	for _, p := range services {
 		k.keepsClear(servicePath, "services", p)
 	}
+	k.podTraffic(pods, services)
 	if same {
 		k.families()
+	}
+}
+
+// podTraffic checks the network that carries the packets of pods between nodes.
+func (k *checker) podTraffic(pods, services []netip.Prefix) {
+	const path = "spec.network.podTrafficCIDR"
+	n := k.c.Spec.Network
+	if n.PodTrafficCIDR == "" {
+		return
+	}
+	if n.CNI != CNIFlannel {
+		k.refuse(path, "remove it, and tell your plugin which interface it is to use", "it is for flannel, but this is `cni: %s`", n.CNI)
+		return
+	}
+	all, ok := k.cidrs(path, n.PodTrafficCIDR, func(f Family) string { return map[Family]string{IPv4: "10.1.0.0/24", IPv6: "fd00:1::/64"}[f] })
+	if !ok {
+		return
+	}
+	if have, want := familiesOf(all), familiesOf(pods); !slices.Equal(have, want) && len(pods) > 0 {
+		k.refuse(path, "give it a range of each family of the pods, in the same order", "the pods have %s, but the network between their nodes %s", andFamilies(want), andFamilies(have))
+	}
+	for _, p := range all {
+		if p.Addr().Is6() && p.Bits()%16 != 0 {
+			k.refuse(path, fmt.Sprintf("use a /%d", p.Bits()/16*16), "flannel finds its interface by the text of its addresses: a range of IPv6 needs a prefix length that is a multiple of 16, such as a /64")
+		}
+		for _, other := range slices.Concat(pods, services) {
+			if p.Overlaps(other) {
+				k.refuse(path, "write the network in which the nodes have their addresses", "%s overlaps %s, a range of pods or Services", p, other)
+			}
+		}
+		// flannel would announce the virtual IP as the address of the node that has it.
+		if vip, err := netip.ParseAddr(k.c.Spec.LoadBalancer.Address); err == nil && p.Contains(vip) && slices.ContainsFunc(k.c.BalancerHosts(), Host.IsNode) {
+			k.refuse(path, "use another virtual IP, load balancers on hosts of their own, or a range without the virtual IP", "%s contains the virtual IP %s, which nodes have: flannel would take it for the address of the node", p, vip)
+		}
 	}
 }
 
@@ -369,6 +404,11 @@ var (
 )
 
 func (k *checker) ssh(path string, s SSH) {
+	if s.Address != "" {
+		if _, err := netip.ParseAddr(s.Address); err != nil && len(validation.IsDNS1123Subdomain(strings.ToLower(s.Address))) > 0 {
+			k.refuse(path+".address", "write it like 203.0.113.11 or cp-a.mgmt.example.com; user, port, and jump host are fields of their own", "`%s` is neither an address nor a DNS name", s.Address)
+		}
+	}
 	if !userName.MatchString(s.User) {
 		k.refuse(path+".user", "use a login name, such as root", "`%s` is not a user name", s.User)
 	}

@@ -65,7 +65,9 @@ var (
 		"10.0.0.13", "10.0.0.13, secondaryAddress: 'fd00::13'", "10.0.0.21", "10.0.0.21, secondaryAddress: 'fd00::21'",
 		"10.0.0.22", "10.0.0.22, secondaryAddress: 'fd00::22'"}
 	// frontEdits give the virtual IP a network of its own.
-	frontEdits          = []string{"address: 10.0.0.100", "address: 192.0.2.100", "10.0.0.31", "10.0.0.31, frontAddress: 192.0.2.31", "10.0.0.32", "10.0.0.32, frontAddress: 192.0.2.32"}
+	frontEdits = []string{"address: 10.0.0.100", "address: 192.0.2.100", "10.0.0.31", "10.0.0.31, frontAddress: 192.0.2.31", "10.0.0.32", "10.0.0.32, frontAddress: 192.0.2.32"}
+	// trafficEdits give the packets of pods a network of their own.
+	trafficEdits        = []string{"    podCIDR: 10.244.0.0/16\n", "    podCIDR: 10.244.0.0/16\n    podTrafficCIDR: 10.1.0.0/24\n"}
 	untainted           = []string{"effect: NoSchedule", "effect: PreferNoSchedule"}
 	oneControlPlaneLess = []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}
 )
@@ -144,6 +146,11 @@ func TestSpecsThatAreFine(t *testing.T) {
 		"a front network":                {data: edit(t, real, frontEdits...)},
 		"a front network of all":         {data: edit(t, real, with(frontEdits, "10.0.0.11", "10.0.0.11, frontAddress: 192.0.2.11")...)},
 		"a front network, IPv6":          {data: edit(t, real, with(ipv6Edits, "'fd00::31'", "'fd00::31', frontAddress: 'fd00:1::31'", "'fd00::32'", "'fd00::32', frontAddress: 'fd00:1::32'")...)},
+		"pods in another network":        {data: edit(t, real, trafficEdits...)},
+		"pods in the nodes' network":     {data: edit(t, real, with(trafficEdits, "10.1.0.0/24", "10.0.1.0/24")...)},
+		"pods in another one, IPv6":      {data: edit(t, real, with(ipv6Edits, "podCIDR: fd00:10:244::/56", "podCIDR: fd00:10:244::/56\n    podTrafficCIDR: fd00:1::/64")...)},
+		"pods in another one, dual":      {data: edit(t, real, with(dualEdits, "    podCIDR:", "    podTrafficCIDR: 10.1.0.0/24,fd00:1::/64\n    podCIDR:")...)},
+		"SSH at other addresses":         {data: edit(t, real, "10.0.0.11, roles: [control-plane], zone: a", "10.0.0.11, roles: [control-plane], zone: a, ssh: {address: 203.0.113.11}", "10.0.0.12, roles: [control-plane], zone: b", "10.0.0.12, roles: [control-plane], zone: b, ssh: {address: cp-b.mgmt.example.com}")},
 		"dual stack, IPv6 first":         {data: edit(t, real, with(ipv6Edits, "podCIDR: fd00:10:244::/56", "podCIDR: 'fd00:10:244::/56,10.244.0.0/16'", "serviceCIDR: fd00:10:96::/112", "serviceCIDR: 'fd00:10:96::/112,10.96.0.0/12'", "'fd00::11'", "'fd00::11', secondaryAddress: 10.0.0.11", "'fd00::12'", "'fd00::12', secondaryAddress: 10.0.0.12", "'fd00::13'", "'fd00::13', secondaryAddress: 10.0.0.13", "'fd00::21'", "'fd00::21', secondaryAddress: 10.0.0.21", "'fd00::22'", "'fd00::22', secondaryAddress: 10.0.0.22")...)},
 		"existing etcd, two":             {data: edit(t, real, with(existingEtcd, oneControlPlaneLess...)...)},
 		"another published patch":        {data: edit(t, real, "{source: modules}", "{source: official}", "v1.37.2", "v1.37.9")},
@@ -323,6 +330,15 @@ func TestRefusals(t *testing.T) {
 		"front in pods":           {edits: with(frontEdits, "192.0.2.31", "10.244.0.31"), path: "spec.network.podCIDR", at: "podCIDR", want: []string{"contains the addresses of hosts: lb-a"}},
 		"front of IPv6":           {edits: with(frontEdits, "192.0.2.31", "'fd00::31'"), path: "spec.hosts[5].frontAddress", at: "lb-a", want: []string{"the frontAddress of `lb-a` is an IPv6 address", "IPv4"}},
 		"front of your own":       {edits: []string{"type: managed", "type: external", "[load-balancer]", "[worker]", "[load-balancer]", "[worker]", "10.0.0.11", "10.0.0.11, frontAddress: 192.0.2.11"}, path: "spec.hosts[0].frontAddress", at: "cp-a", want: []string{"your own"}},
+		"traffic of one family":   {edits: with(dualEdits, "    podCIDR:", "    podTrafficCIDR: 10.1.0.0/24\n    podCIDR:"), path: "spec.network.podTrafficCIDR", at: "podTrafficCIDR", want: []string{"the pods have IPv4 first, then IPv6, but the network between their nodes only IPv4"}},
+		"traffic of the other":    {edits: with(trafficEdits, "10.1.0.0/24", "fd00:1::/64"), path: "spec.network.podTrafficCIDR", at: "podTrafficCIDR", want: []string{"the pods have only IPv4, but the network between their nodes only IPv6"}},
+		"traffic of odd IPv6":     {edits: with(ipv6Edits, "podCIDR: fd00:10:244::/56", "podCIDR: fd00:10:244::/56\n    podTrafficCIDR: fd00:1::/60"), path: "spec.network.podTrafficCIDR", at: "podTrafficCIDR", want: []string{"multiple of 16", "use a /48"}},
+		"traffic in pods":         {edits: with(trafficEdits, "10.1.0.0/24", "10.244.8.0/24"), path: "spec.network.podTrafficCIDR", at: "podTrafficCIDR", want: []string{"overlaps 10.244.0.0/16"}},
+		"traffic in services":     {edits: with(trafficEdits, "10.1.0.0/24", "10.97.0.0/24"), path: "spec.network.podTrafficCIDR", at: "podTrafficCIDR", want: []string{"overlaps 10.96.0.0/12"}},
+		"traffic of a plugin":     {edits: with(trafficEdits, "cni: flannel", "cni: none"), path: "spec.network.podTrafficCIDR", at: "podTrafficCIDR", want: []string{"it is for flannel, but this is `cni: none`"}},
+		"traffic, an address":     {edits: with(trafficEdits, "10.1.0.0/24", "10.1.0.5/24"), path: "spec.network.podTrafficCIDR", at: "podTrafficCIDR", want: []string{"does not start with its first address"}},
+		"traffic and virtual IP":  {edits: with(trafficEdits, "10.1.0.0/24", "10.0.0.0/24", "10.0.0.31, roles: [load-balancer]", "10.0.0.31, roles: [load-balancer, worker]"), path: "spec.network.podTrafficCIDR", at: "podTrafficCIDR", want: []string{"contains the virtual IP 10.0.0.100, which nodes have"}},
+		"SSH at user and address": {edits: []string{"10.0.0.11, roles: [control-plane], zone: a", "10.0.0.11, roles: [control-plane], zone: a, ssh: {address: 'root@203.0.113.11:22'}"}, path: "spec.hosts[0].ssh.address", at: "cp-a", want: []string{"`root@203.0.113.11:22` is neither an address nor a DNS name"}},
 		"families swapped":        {edits: with(dualEdits, "address: 10.0.0.11, secondaryAddress: 'fd00::11'", "address: 'fd00::11', secondaryAddress: 10.0.0.11"), path: "spec.hosts[0].address", at: "cp-a", want: []string{"reached by IPv6, but the first range of the pods is IPv4"}},
 		"pod range too small":     {edits: []string{"10.244.0.0/16", "10.244.0.0/22"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"enough for 4 nodes, but there are 5", "at least a /21"}},
 		"pod range tiny":          {edits: []string{"10.244.0.0/16", "10.244.0.0/25"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"too small", "/24"}},

@@ -139,7 +139,7 @@ func (c *Config) apply(ctx context.Context, h *spec.Host) (notes []string, err e
 	name := o.one("hostname")
 	switch _, notAddress := netip.ParseAddr(name); {
 	case h.Address != "" && name != h.Address && name != h.Name:
-		note("OpenSSH reaches %s at %s. Quorate uses the address that the other hosts use, %s: if this machine cannot reach that, set a jump host (ssh.jump).", h.Name, name, h.Address)
+		note("OpenSSH reaches %s at %s. Quorate uses the address that the other hosts use, %s: if this machine cannot reach that, set `ssh.address: %s`, or a jump host (ssh.jump).", h.Name, name, h.Address, name)
 	case h.Address != "":
 	case notAddress == nil:
 		h.Address = name

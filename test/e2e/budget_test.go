@@ -51,6 +51,7 @@ var estimates = map[string]estimate{
 	"TestInterrupted":                            {takes: 50 * time.Second, essential: true},
 	"TestIPv6":                                   {takes: 150 * time.Second},
 	"TestNetwork":                                {takes: 100 * time.Second},
+	"TestNetworks":                               {takes: 120 * time.Second},
 	"TestPowerCut":                               {takes: 330 * time.Second},
 	"TestPreflight":                              {takes: 50 * time.Second},
 	"TestRealHosts":                              {takes: 20 * time.Second},

@@ -46,6 +46,9 @@ var Inspect = host.Define("node.inspect", func(ctx context.Context, in facts.Ins
 	out.OtherContainerd = otherContainerd()
 	out.SELinux, out.HAProxyConfined = selinux()
 	out.MAC, out.MTU = link(in.Address)
+	if in.PodTraffic != "" {
+		_, out.MTU = link(in.PodTraffic)
+	}
 	if d, ok := disk("/var/lib"); ok {
 		out.DiskBytes, out.InodesFree = d.SizeBytes, d.InodesFree
 	}

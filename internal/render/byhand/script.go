@@ -128,12 +128,12 @@ func ssh(h spec.Host) string {
 		via := h.SSH
 		via.KeyFile = cmp.Or(via.JumpKeyFile, via.KeyFile)
 		to := "%h:%p"
-		if family(h.Address) == "-6" {
+		if family(h.SSHAddress()) == "-6" {
 			to = "[%h]:%p"
 		}
 		command += " -o " + ui.Quote("ProxyCommand=ssh"+access(via)+" -W "+to+jump(via))
 	}
-	command += " " + ui.Quote(h.SSH.User+"@"+h.Address)
+	command += " " + ui.Quote(h.SSH.User+"@"+h.SSHAddress())
 	if h.SSH.User != spec.DefaultSSHUser {
 		command += " sudo"
 	}

@@ -144,12 +144,17 @@ func Render(c *spec.Cluster, image func(short string) string, published bool) (m
 	if err != nil {
 		return nil, err
 	}
+	pattern := ""
+	if traffic := c.Spec.Network.PodTrafficCIDRs(); len(traffic) > 0 {
+		pattern = spec.PatternOf(traffic)
+	}
 	var b bytes.Buffer
 	if err := t.Execute(&b, map[string]any{
 		"Networks": networks(c), "Image": image("flannel"), "Published": published,
 		"Policies":     c.Spec.Network.Policies == spec.PoliciesEnforced && !published,
 		"EndpointHost": hostconfig.EndpointHost(c), "EndpointPort": hostconfig.EndpointPort(c),
-		"PublicIPv6": slices.Equal(c.Spec.Network.Families(), []spec.Family{spec.IPv6, spec.IPv4}),
+		"Interface":  pattern,
+		"PublicIPv6": pattern == "" && slices.Equal(c.Spec.Network.Families(), []spec.Family{spec.IPv6, spec.IPv4}),
 	}); err != nil {
 		return nil, fmt.Errorf("rendering %s: %w", Flannel, err)
 	}

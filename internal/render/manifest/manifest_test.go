@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
@@ -24,20 +25,48 @@ func TestFlannelInstallsItsConfiguration(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var set appsv1.DaemonSet
-		for dec := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifests[Flannel].Objects), 4096); set.Kind != "DaemonSet"; {
-			set = appsv1.DaemonSet{}
-			if err := dec.Decode(&set); errors.Is(err, io.EOF) {
-				t.Fatal("there is no DaemonSet")
-			} else if err != nil {
-				t.Fatal(err)
-			}
-		}
-		pod := set.Spec.Template.Spec
+		pod := flannelPod(t, manifests[Flannel])
 		byDaemon := slices.Contains(pod.Containers[0].Args, "--cni-config-source=/etc/kube-flannel/cni-conf.json")
 		byTool := len(pod.InitContainers) == 1 && pod.InitContainers[0].Command[0] == "/opt/bin/install-conf"
 		if byDaemon == published || byTool != published {
 			t.Errorf("published %t: the daemon installs it: %t, the tool: %t", published, byDaemon, byTool)
+		}
+	}
+}
+
+func flannelPod(t *testing.T, m Manifest) corev1.PodSpec {
+	t.Helper()
+	dec := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(m.Objects), 4096)
+	for {
+		var set appsv1.DaemonSet
+		if err := dec.Decode(&set); errors.Is(err, io.EOF) {
+			t.Fatal("there is no DaemonSet")
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if set.Kind == "DaemonSet" {
+			return set.Spec.Template.Spec
+		}
+	}
+}
+
+// TestFlannelUsesTheNetworkOfPods: the interface is found by the node's address, or by an address in the network that the spec names.
+func TestFlannelUsesTheNetworkOfPods(t *testing.T) {
+	for _, tc := range []struct{ pods, traffic, arg string }{
+		{"10.244.0.0/16", "", "--iface=$(HOST_IP)"},
+		{"10.244.0.0/16", "10.1.0.0/24", `--iface-regex=^(10\.1\.0\.[0-9]+)$`},
+		{"fd00:10:244::/56,10.244.0.0/16", "fd00:1::/64,10.1.0.0/24", `--iface-regex=^(fd00:1:0:0:[0-9a-f:]+|fd00:1::([0-9a-f]{1,4}(:[0-9a-f]{1,4}){0,3})?|10\.1\.0\.[0-9]+)$`},
+	} {
+		c := spec.DefaultLab("test")
+		c.Spec.Network.PodCIDR, c.Spec.Network.PodTrafficCIDR = tc.pods, tc.traffic
+		manifests, err := Render(c, func(string) string { return "" }, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		args := flannelPod(t, manifests[Flannel]).Containers[0].Args
+		interfaces := slices.DeleteFunc(slices.Clone(args), func(a string) bool { return !strings.HasPrefix(a, "--iface") && !strings.HasPrefix(a, "--public") })
+		if !slices.Equal(interfaces, []string{tc.arg}) {
+			t.Errorf("%s: %q, want %q", tc.traffic, interfaces, tc.arg)
 		}
 	}
 }

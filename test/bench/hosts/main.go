@@ -326,7 +326,7 @@ func job(ctx context.Context, name string, hosts int) error {
 		if err != nil {
 			return err
 		}
-		o.What = fmt.Sprintf("%d findings over %d paths", len(r.Findings), len(preflight.Paths(c, nil)))
+		o.What = fmt.Sprintf("%d findings over %d paths", len(r.Findings), len(preflight.Paths(c, nil, nil)))
 	}
 	o.Seconds = time.Since(begin).Seconds()
 	if o.CPU, err = used(); err != nil {
