@@ -40,10 +40,30 @@ func (c *cluster) noticed(t *testing.T, ctx context.Context, begin, end time.Tim
 	}
 	stood := c.stoodStill(t, ctx, begin, end)
 	if len(stood) == 0 {
+		for _, o := range []probe.Outage{report.New, report.Writes, report.HTTP2} {
+			if counted(o) > 0 {
+				fmt.Printf("%s: around %s:\n%s", t.Name(), o.Since.Format(time.TimeOnly), c.saidAround(t, ctx, o.Since, o.Since.Add(o.Longest)))
+			}
+		}
 		return failed
 	}
 	fmt.Printf("%s: the %d failed requests do not count, because this computer stood still: %s\n", t.Name(), failed, strings.Join(stood, "; "))
 	return 0
+}
+
+// saidAround is what load balancers say of an outage, so that a failure explains itself wherever it happens.
+func (c *cluster) saidAround(t *testing.T, ctx context.Context, begin, end time.Time) string {
+	t.Helper()
+	const around = 3 * time.Second
+	var out strings.Builder
+	for _, m := range c.lab(t).Machines() {
+		r := c.run(ctx, "lab", "--lab", c.name, "ssh", m.Name, fmt.Sprintf("journalctl -q --no-hostname -o short-precise --since=@%d --until=@%d -u 'haproxy*' -u 'keepalived*' -u 'quorate*' | tail -n 60",
+			begin.Add(-around).Unix(), end.Add(around).Unix()))
+		for line := range strings.Lines(r.stdout) {
+			fmt.Fprintf(&out, "    %s %s", m.Name, line)
+		}
+	}
+	return out.String()
 }
 
 // counted are the failures of one kind of client that a user would notice.

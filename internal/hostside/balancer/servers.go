@@ -41,6 +41,9 @@ const (
 	// are closed. After an election the servers become ready up to 1.5 s apart: one asks etcd again within a second (half of
 	// --etcd-readycheck-timeout, which is 2 s by default), and HAProxy asks it within 0.5 s, and once more 0.2 s later.
 	notReadyAfter = 1500 * time.Millisecond
+	// slowAfter is the same while the checks of a server are not all answered in time. It may be short of CPU time, or its etcd of a disk, and
+	// still be serving requests. A server whose etcd hangs says so in time, every time.
+	slowAfter = 3 * time.Second
 	// endsWithin is the same for a server that is drained. It is not ready because it stops, and ends its connections itself: within
 	// the half minute that the kubelet gives it.
 	endsWithin = 35 * time.Second
@@ -78,13 +81,8 @@ func (s sighting) suspicious() bool {
 // sound says that HAProxy gives the server new connections, and that its last check succeeded.
 func (s sighting) sound() bool { return s.up && slices.Contains(answered, s.check) }
 
-// notReadyAfter is how long it may say that it is not ready.
-func (s sighting) notReadyAfter() time.Duration {
-	if s.drained {
-		return endsWithin
-	}
-	return notReadyAfter
-}
+// clear says that the server answers checks in time: apart from etcd it is ready, and it says that with etcd it is not.
+func (s sighting) clear() bool { return s.check == "L7STS" && slices.Contains(answered, s.blind) }
 
 // sightings reads what HAProxy's statistics say about each API server.
 func sightings(rows []stats, drained []string) []sighting {
@@ -107,15 +105,15 @@ func sightings(rows []stats, drained []string) []sighting {
 
 // care decides whose connections are closed. Its times are readings of a monotonic clock.
 type care struct {
-	downSince, soundSince, saidNo, closed map[string]time.Duration
-	waits                                 map[string]int // looks in a row that found a check unanswered
+	downSince, clearSince, soundSince, saidNo, closed map[string]time.Duration
+	waits                                             map[string]int // looks in a row that found a check unanswered
 	// patience is how long nothing may arrive from a server; accused is when it was last taken for hung, until it answers.
 	patience, accused map[string]time.Duration
 }
 
 func newCare() *care {
 	m := func() map[string]time.Duration { return map[string]time.Duration{} }
-	return &care{m(), m(), m(), m(), map[string]int{}, m(), m()}
+	return &care{m(), m(), m(), m(), m(), map[string]int{}, m(), m()}
 }
 
 // verdict is a server whose connections must be closed, and why. Down says that it must get no new ones either, although
@@ -147,6 +145,7 @@ func (c *care) look(now time.Duration, seen []sighting) (suspects, sound []sight
 		since(c.soundSince, s.name, s.sound(), now)
 		c.rehabilitate(s, now)
 		since(c.downSince, s.name, !s.up, now)
+		since(c.clearSince, s.name, !s.up && s.clear(), now)
 		if s.check == "L7STS" {
 			c.saidNo[s.name] = now
 		}
@@ -186,7 +185,7 @@ func (c *care) judge(now time.Duration, seen []sighting, opinions map[string]opi
 		}
 		down, isDown := c.downSince[s.name]
 		no, said := c.saidNo[s.name]
-		if isDown && said && no >= down && now-down >= s.notReadyAfter() && c.anotherSound(s.name, seen, now) {
+		if isDown && said && no >= down && c.notReadyForLong(s, down, now) && c.anotherSound(s.name, seen, now) {
 			out = append(out, verdict{s.name, "it has not been ready for " + ui.Duration(now-down) + ", and others are", false})
 		}
 	}
@@ -194,6 +193,15 @@ func (c *care) judge(now time.Duration, seen []sighting, opinions map[string]opi
 		c.closed[v.server] = now
 	}
 	return out
+}
+
+// notReadyForLong reports whether a server that has been down since then has had its time to become ready.
+func (c *care) notReadyForLong(s sighting, down, now time.Duration) bool {
+	if s.drained {
+		return now-down >= endsWithin
+	}
+	clearly, ok := c.clearSince[s.name]
+	return now-down >= slowAfter || ok && now-clearly >= notReadyAfter
 }
 
 // anotherSound reports whether another server has been sound for long enough: it has a leader, so this is no election.
