@@ -394,7 +394,7 @@ var findingCases = []struct {
 	{"etcd-patience", func(f fixture) {
 		f.Spec.Spec.Failover.ElectionTimeout = "300ms"
 		f.Change("cp-b", func(h *facts.Host) {
-			h.EtcdDisk = &facts.EtcdDisk{Writes: 2000, Within: []facts.EtcdDiskWithin{{Seconds: 0.016, Writes: 1000}, {Seconds: 0.032, Writes: 2000}}}
+			h.EtcdDisk = &facts.Durations{Count: 2000, Within: []facts.Within{{Seconds: 0.016, Count: 1000}, {Seconds: 0.032, Count: 2000}}}
 		})
 	}, margins(1, 1, 1, 1), []string{"warning: 99 of 100 fsyncs of etcd's disk on cp-b take up to 31.7 ms (since its member was started), and etcd's election timeout of 300ms is too short"}},
 	{"etcd-damaged-twice", func(f fixture) { // without a majority that works, no data is given up

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -21,8 +22,10 @@ const (
 	// electionPerFsync makes etcd's limit for the fsyncs of a member, 10 ms for 99 of 100, that of the shortest election timeout. A leader
 	// sends no heartbeat while it waits for its disk, and a few fsyncs take ten times as long as 99 of 100 do.
 	electionPerFsync = 30
-	// enoughFsyncs is how many have to be counted before the slowest of them say anything.
-	enoughFsyncs = 1000
+	// enoughFsyncs is how many have to be counted before the slowest of them say anything, and enoughRoundTrips before half of them do: five minutes after a member was
+	// started. A member that hung for seconds makes several of them long, which says nothing of the network.
+	enoughFsyncs     = 1000
+	enoughRoundTrips = 10
 )
 
 // ElectionTimeoutFor is the shortest election timeout that a spec can have and that members support with such round trips and
@@ -33,21 +36,12 @@ func ElectionTimeoutFor(roundTrip, fsync time.Duration) time.Duration {
 	return (need + step - 1) / step * step
 }
 
-// FsyncP99 is within how long 99 of 100 writes of a member were on its disk, estimated within a bucket of the histogram as Prometheus does; 0 if
-// too few were counted.
-func FsyncP99(d *facts.EtcdDisk) time.Duration {
-	if d == nil || d.Writes < enoughFsyncs {
+// FsyncP99 is within how long 99 of 100 writes of a member were on its disk; 0 if too few were counted.
+func FsyncP99(d *facts.Durations) time.Duration {
+	if d == nil || d.Count < enoughFsyncs {
 		return 0
 	}
-	rank := 0.99 * float64(d.Writes)
-	var from, below float64
-	for _, w := range d.Within {
-		if n := float64(w.Writes); n >= rank && n > below {
-			return time.Duration((from + (w.Seconds-from)*(rank-below)/(n-below)) * float64(time.Second))
-		}
-		from, below = w.Seconds, float64(w.Writes)
-	}
-	return time.Duration(from * float64(time.Second)) // and longer
+	return d.Quantile(0.99)
 }
 
 // Patience is which election timeout something that was measured supports.
@@ -69,8 +63,8 @@ func (s *State) Patiences() (out []Patience) {
 			out = append(out, FsyncPatience(h.Name, p99, "since its member was started"))
 		}
 		for _, id := range slices.Sorted(maps.Keys(seen.EtcdRoundTrips)) {
-			if to := names[id]; to != "" && to != h.Name {
-				out = append(out, RoundTripPatience(h.Name, to, time.Duration(seen.EtcdRoundTrips[id]*float64(time.Second)), "on average"))
+			if trips, to := seen.EtcdRoundTrips[id], names[id]; to != "" && to != h.Name && trips.Count >= enoughRoundTrips {
+				out = append(out, RoundTripPatience(h.Name, to, trips.Quantile(0.5), "in the median, since its member was started"))
 			}
 		}
 	}
@@ -87,17 +81,28 @@ func RoundTripPatience(from, to string, trip time.Duration, how string) Patience
 	return Patience{[]string{from, to}, ElectionTimeoutFor(trip, 0), fmt.Sprintf("a round trip from %s to %s takes %s (%s)", from, to, inMilliseconds(trip), how)}
 }
 
-// Lacks says what a measure has to do with an election timeout that is shorter than it needs; empty if it is not.
-func (p Patience) Lacks(timeout time.Duration) (summary, fix string) {
-	if p.Needs <= timeout {
-		return "", ""
+// Lack is a measure that an election timeout is too short for.
+type Lack struct {
+	Hosts        []string
+	Summary, Fix string
+}
+
+// Impatient are the measures that an election timeout is too short for. Their fix is enough for all of them.
+func Impatient(all []Patience, timeout time.Duration) (out []Lack) {
+	var needs time.Duration
+	for _, p := range all {
+		needs = max(needs, p.Needs)
 	}
-	summary = fmt.Sprintf("%s, and etcd's election timeout of %s is too short for that: members would replace a leader that works", p.Measure, timeout)
-	fix = fmt.Sprintf("Set %s to `%s` or more, or give etcd a faster disk and a faster network between its members.", spec.ElectionTimeoutPath, p.Needs)
-	if p.Needs > spec.MaxElectionTimeout {
+	fix := fmt.Sprintf("Set %s to `%s` or more, or give etcd a faster disk and a faster network between its members.", spec.ElectionTimeoutPath, needs)
+	if needs > spec.MaxElectionTimeout {
 		fix = "Give etcd a faster disk and a faster network between its members: no election timeout is long enough for that."
 	}
-	return summary, fix
+	for _, p := range all {
+		if p.Needs > timeout {
+			out = append(out, Lack{p.Hosts, fmt.Sprintf("%s, and etcd's election timeout of %s is too short for that: members would replace a leader that works", p.Measure, timeout), fix})
+		}
+	}
+	return out
 }
 
 // inMilliseconds writes what is short with a digit behind the point.
@@ -105,15 +110,34 @@ func inMilliseconds(d time.Duration) string {
 	return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(d)/float64(time.Millisecond)), ".0") + " ms"
 }
 
-// patience reports members that have become too slow for the election timeout of the spec.
+// patience reports members that have become too slow for the election timeout that the spec sets, or for the one that members still have.
 func (f *findings) patience() {
 	timeout, _ := f.Spec.EtcdElectionTimeout()
 	if timeout == 0 {
 		return // etcd's default is not ours to judge
 	}
-	for _, p := range f.Patiences() {
-		if summary, fix := p.Lacks(timeout); summary != "" {
-			f.add(RuleEtcdPatience, Warning, summary, fix, p.Hosts...)
+	if runs := f.runningElectionTimeout(); runs > 0 {
+		timeout = runs
+	}
+	for _, l := range Impatient(f.Patiences(), timeout) {
+		f.add(RuleEtcdPatience, Warning, l.Summary, l.Fix, l.Hosts...)
+	}
+}
+
+// runningElectionTimeout is the shortest one with which a member is known to run; 0 if none is.
+func (s *State) runningElectionTimeout() (out time.Duration) {
+	for _, h := range s.present.EtcdHosts() {
+		f := s.Facts(h.Name)
+		if f == nil {
+			continue
+		}
+		timers := cmp.Or(f.Kubernetes.EtcdRuns, f.Kubernetes.EtcdTimers) // a static pod runs with what its manifest says
+		if timers == nil {
+			continue
+		}
+		if t := time.Duration(timers.Effective().Election) * time.Millisecond; out == 0 || t < out {
+			out = t
 		}
 	}
+	return out
 }

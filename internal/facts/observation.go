@@ -111,10 +111,11 @@ type Host struct {
 	// Started is when kube-apiserver and etcd were started here, by the clock of the host. A program that does not run, or of which nobody
 	// can tell, has no entry.
 	Started map[string]time.Time `json:"started,omitempty"`
-	// EtcdDisk is how fast the disk of the etcd member here is; nil unless it was asked for and the member told.
-	EtcdDisk *EtcdDisk `json:"etcdDisk,omitempty"`
-	// EtcdRoundTrips are how long round trips of that member to others take on average, in seconds, by the IDs of the others in hexadecimal.
-	EtcdRoundTrips map[string]float64 `json:"etcdRoundTrips,omitempty"`
+	// EtcdDisk is how long the writes of the etcd member here to its log took until they were on the disk, since it was started; nil unless it was
+	// asked for and the member told.
+	EtcdDisk *Durations `json:"etcdDisk,omitempty"`
+	// EtcdRoundTrips are how long round trips of that member to others took, by the IDs of the others in hexadecimal. Each is the average of several, every half minute.
+	EtcdRoundTrips map[string]Durations `json:"etcdRoundTrips,omitempty"`
 	// Overlay is the pod network between nodes as this host's kernel has it; nil where flannel does not run.
 	Overlay *Overlay `json:"overlay,omitempty"`
 	// EtcdProbe is an existing etcd as this control plane finds it; only before anything is built on it.
@@ -147,21 +148,6 @@ type Component struct {
 	Replaced bool `json:"replaced,omitempty"`
 	// Started is when the program was started; zero when that could not be determined.
 	Started time.Time `json:"started,omitzero"`
-}
-
-// EtcdDisk is how long the writes of an etcd member to its log took until they were on the disk, since the member was started.
-type EtcdDisk struct {
-	// Writes counts all of them, and Seconds is how long all took together.
-	Writes  uint64  `json:"writes"`
-	Seconds float64 `json:"seconds"`
-	// Within are those that took no longer than a time, for several times in ascending order.
-	Within []EtcdDiskWithin `json:"within,omitempty"`
-}
-
-// EtcdDiskWithin counts the writes that took no longer than a time.
-type EtcdDiskWithin struct {
-	Seconds float64 `json:"seconds"`
-	Writes  uint64  `json:"writes"`
 }
 
 // Overlay is what flannel configured in a host's kernel for the pods of other nodes.

@@ -294,13 +294,13 @@ func (b *batch) etcd(s *cluster.State) {
 	}
 }
 
-func (b *batch) fsyncs(d *facts.EtcdDisk, member string) {
+func (b *batch) fsyncs(d *facts.Durations, member string) {
 	buckets := map[float64]uint64{}
 	for _, w := range d.Within {
-		buckets[w.Seconds] = w.Writes
+		buckets[w.Seconds] = w.Count
 	}
 	if all, first := b.labels(memberFsync, []string{member}); first {
-		b.out = append(b.out, prometheus.MustNewConstHistogram(memberFsync.desc, d.Writes, d.Seconds, buckets, all...))
+		b.out = append(b.out, prometheus.MustNewConstHistogram(memberFsync.desc, d.Count, d.Seconds, buckets, all...))
 	}
 }
 

@@ -88,7 +88,7 @@ func TestAWholeCluster(t *testing.T) {
 	f.Backups()
 	at := clustertest.Now.Add(-24 * time.Hour)
 	f.Change("cp-a", func(h *facts.Host) {
-		h.EtcdDisk = &facts.EtcdDisk{Writes: 13, Seconds: 0.5, Within: []facts.EtcdDiskWithin{{Seconds: 0.001, Writes: 3}, {Seconds: 0.002, Writes: 11}}}
+		h.EtcdDisk = &facts.Durations{Count: 13, Seconds: 0.5, Within: []facts.Within{{Seconds: 0.001, Count: 3}, {Seconds: 0.002, Count: 11}}}
 	})
 	f.Seen.API.LastDrill = &facts.LastDrill{Ended: at, Pass: false, Lost: 2, Faults: map[string]facts.DrillVerdicts{"kill/etcd": {Passed: 3, Missed: 1}}}
 	got := observation(t, f)

@@ -194,10 +194,8 @@ func (b *builder) slowMembers() *cluster.Refusal {
 		return nil
 	}
 	timeout := time.Duration(to.Election) * time.Millisecond
-	for _, p := range b.Patiences() {
-		if summary, fix := p.Lacks(timeout); summary != "" {
-			return refused(cluster.RuleEtcdPatience, summary, fix)
-		}
+	for _, l := range cluster.Impatient(b.Patiences(), timeout) {
+		return refused(cluster.RuleEtcdPatience, l.Summary, l.Fix)
 	}
 	return nil
 }

@@ -314,7 +314,7 @@ func TestSlowMembersGetNoShorterTimeout(t *testing.T) {
 			obs := runningWith(t, c, tc.from)
 			slow := c.EtcdHosts()[1].Name
 			seen := obs.Hosts[slow]
-			seen.EtcdDisk = &facts.EtcdDisk{Writes: 1000, Within: []facts.EtcdDiskWithin{{Seconds: 0.01, Writes: 0}, {Seconds: 0.02, Writes: 1000}}}
+			seen.EtcdDisk = &facts.Durations{Count: 1000, Within: []facts.Within{{Seconds: 0.01, Count: 0}, {Seconds: 0.02, Count: 1000}}}
 			obs.Hosts[slow] = seen
 			c.Spec.Failover.ElectionTimeout = tc.to
 			_, err := planFor(c, obs, newer)

@@ -29,19 +29,18 @@ func (j *judge) patience() {
 			trips[pair] = r.Connected
 		}
 	}
-	judge := func(p cluster.Patience) {
-		if summary, fix := p.Lacks(timeout); summary != "" {
-			j.add(failure, cluster.RuleEtcdPatience, p.Hosts, fix, "%s", summary)
-		}
-	}
+	var all []cluster.Patience
 	for i, h := range j.c.EtcdHosts() {
 		if in := j.seen.Hosts[h.Name]; in.EtcdFsync > 0 {
-			judge(cluster.FsyncPatience(h.Name, in.EtcdFsync, "measured for half a second"))
+			all = append(all, cluster.FsyncPatience(h.Name, in.EtcdFsync, "measured for half a second"))
 		}
 		for _, o := range j.c.EtcdHosts()[i+1:] {
 			if trip := trips[[2]string{min(h.Name, o.Name), max(h.Name, o.Name)}]; trip > 0 {
-				judge(cluster.RoundTripPatience(h.Name, o.Name, trip, "the fastest connection of several"))
+				all = append(all, cluster.RoundTripPatience(h.Name, o.Name, trip, "the fastest connection of several"))
 			}
 		}
+	}
+	for _, l := range cluster.Impatient(all, timeout) {
+		j.add(failure, cluster.RuleEtcdPatience, l.Hosts, l.Fix, "%s", l.Summary)
 	}
 }

@@ -41,8 +41,8 @@ type Report struct {
 	Components       map[string]facts.Component `json:"components"`
 	APIServerVersion string                     `json:"apiServerVersion,omitempty"`
 	Started          map[string]time.Time       `json:"started,omitempty"`
-	EtcdDisk         *facts.EtcdDisk            `json:"etcdDisk,omitempty"`
-	EtcdRoundTrips   map[string]float64         `json:"etcdRoundTrips,omitempty"`
+	EtcdDisk         *facts.Durations           `json:"etcdDisk,omitempty"`
+	EtcdRoundTrips   map[string]facts.Durations `json:"etcdRoundTrips,omitempty"`
 	Overlay          *facts.Overlay             `json:"overlay,omitempty"`
 }
 

@@ -21,6 +21,7 @@ etcd_disk_wal_fsync_duration_seconds_sum 9.0625
 etcd_disk_wal_fsync_duration_seconds_count 13
 # TYPE etcd_network_peer_round_trip_time_seconds histogram
 etcd_network_peer_round_trip_time_seconds_bucket{To="8211f1d0f64f3269",le="0.0001"} 1
+etcd_network_peer_round_trip_time_seconds_bucket{To="8211f1d0f64f3269",le="0.0002"} 3
 etcd_network_peer_round_trip_time_seconds_bucket{To="8211f1d0f64f3269",le="+Inf"} 4
 etcd_network_peer_round_trip_time_seconds_sum{To="8211f1d0f64f3269"} 0.006
 etcd_network_peer_round_trip_time_seconds_count{To="8211f1d0f64f3269"} 4
@@ -37,8 +38,8 @@ func TestEtcdDisk(t *testing.T) {
 		fmt.Fprint(w, answer)
 	}))
 	defer server.Close()
-	want := &facts.EtcdDisk{Writes: 13, Seconds: 9.0625, Within: []facts.EtcdDiskWithin{{Seconds: 0.001, Writes: 3}, {Seconds: 0.002, Writes: 11}, {Seconds: 8.192, Writes: 12}}}
-	if got, trips := etcdSpeed(t.Context(), server.URL); !reflect.DeepEqual(got, want) || !reflect.DeepEqual(trips, map[string]float64{"8211f1d0f64f3269": 0.0015}) {
+	want := &facts.Durations{Count: 13, Seconds: 9.0625, Within: []facts.Within{{Seconds: 0.001, Count: 3}, {Seconds: 0.002, Count: 11}, {Seconds: 8.192, Count: 12}}}
+	if got, trips := etcdSpeed(t.Context(), server.URL); !reflect.DeepEqual(got, want) || !reflect.DeepEqual(trips, map[string]facts.Durations{"8211f1d0f64f3269": {Count: 4, Seconds: 0.006, Within: []facts.Within{{Seconds: 0.0001, Count: 1}, {Seconds: 0.0002, Count: 3}}}}) {
 		t.Errorf("%+v, %v", got, trips)
 	}
 	for name, text := range map[string]string{
