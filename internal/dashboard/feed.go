@@ -154,7 +154,7 @@ func (in Input) after(l Look, err error, now time.Time) Input {
 		case in.State != nil:
 			since = in.State.Seen.Time
 		}
-		in.Stale = &Stale{Since: since, Why: strings.TrimSuffix(err.Error(), ".")}
+		in.Stale = &Stale{Since: since, Why: err.Error()}
 		return in
 	}
 	if in.State == nil {

@@ -25,7 +25,7 @@ func gone() clustertest.Fixture {
 func TestAfter(t *testing.T) {
 	now := clustertest.Now.Add(time.Minute)
 	whole := Look{State: stateOf(clustertest.Whole()), Plan: Planned{Unknown: "x"}}
-	in := Input{}.after(Look{}, errors.New("no session."), now)
+	in := Input{}.after(Look{}, errors.New("no session"), now)
 	if in.State != nil || in.Stale == nil || in.Stale.Why != "no session" || !in.Stale.Since.Equal(now) {
 		t.Errorf("nothing is known: %+v", in)
 	}

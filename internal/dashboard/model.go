@@ -89,7 +89,7 @@ type Finding struct{ Label, Class, Title, Fix, Rule string }
 func Of(in Input) *Page {
 	p := &Page{Title: "Quorate", Verdict: Text{"waiting for the first observation", "warn"}}
 	if in.Stale != nil {
-		p.Stale = &StaleText{moment(in.Stale.Since), in.Stale.Why}
+		p.Stale = &StaleText{moment(in.Stale.Since), ended(in.Stale.Why)}
 	}
 	p.drills(in.Drills)
 	s := in.State
@@ -241,10 +241,17 @@ var programs = []string{facts.Etcd, facts.Kubelet, facts.Containerd, facts.Flann
 
 // sentence makes a sentence of a summary. One that begins with the name of a program, or of what looks like a host, keeps its first letter.
 func sentence(text string) string {
-	text = strings.TrimSuffix(text, ".")
 	word, _, _ := strings.Cut(text, " ")
 	if word != "" && word[0] < utf8.RuneSelf && !strings.ContainsAny(word, "-./_`:0123456789") && !slices.Contains(programs, word) {
 		text = strings.ToUpper(text[:1]) + text[1:]
+	}
+	return ended(text)
+}
+
+// ended ends a sentence, unless it has an end already. Some errors end with a question.
+func ended(text string) string {
+	if strings.HasSuffix(text, ".") || strings.HasSuffix(text, "?") {
+		return text
 	}
 	return text + "."
 }
@@ -386,13 +393,13 @@ func planOf(x *plan.Plan) (out Plan) {
 		out.Notes = append(out.Notes, Text{"The cluster was not built by Quorate. `quorate apply --adopt` adopts it with these steps and rebuilds nothing.", ""})
 	}
 	if len(x.Unreachable) > 0 {
-		out.Notes = append(out.Notes, Text{"Skipped, because they could not be reached: " + because(x.Unreachable) + ".", "warn"})
+		out.Notes = append(out.Notes, Text{ended("Skipped, because they could not be reached: " + because(x.Unreachable)), "warn"})
 	}
 	for _, w := range x.Warnings {
-		out.Notes = append(out.Notes, Text{"Warning: " + w + ".", "warn"})
+		out.Notes = append(out.Notes, Text{ended("Warning: " + w), "warn"})
 	}
 	for _, n := range x.Notes {
-		out.Notes = append(out.Notes, Text{"Unchanged: " + n + ".", ""})
+		out.Notes = append(out.Notes, Text{ended("Unchanged: " + n), ""})
 	}
 	rows := stepRows(x.Steps)
 	if len(rows) > mostSteps {
@@ -511,12 +518,12 @@ func (p *Page) events(in Input, x status.Status) {
 	}
 	p.EventNotes = append(p.EventNotes, "The hosts remember repairs for a week, and the API for an hour which repairs were not made.")
 	if len(in.Repairs.Unknown) > 0 {
-		p.EventNotes = append(p.EventNotes, "Could not be asked what was repaired: "+because(in.Repairs.Unknown)+".")
+		p.EventNotes = append(p.EventNotes, ended("Could not be asked what was repaired: "+because(in.Repairs.Unknown)))
 	}
 	if x.Watch != nil {
 		for _, u := range x.Watch.Units {
 			if u.Hindered != "" {
-				p.EventNotes = append(p.EventNotes, "The unit on "+u.Host+" repairs nothing now: "+u.Hindered+".")
+				p.EventNotes = append(p.EventNotes, ended("The unit on "+u.Host+" repairs nothing now: "+u.Hindered))
 			}
 		}
 	}

@@ -259,6 +259,7 @@ func TestSentence(t *testing.T) {
 		"cp-a has no leader.":              "cp-a has no leader.",
 		"etcd has no majority":             "etcd has no majority.",
 		"kube-proxy does not work":         "kube-proxy does not work.",
+		"no answer; is the host up?":       "No answer; is the host up?",
 		"":                                 ".",
 	} {
 		if got := sentence(text); got != want {
