@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -91,8 +92,46 @@ func (c *cluster) stoodStill(t *testing.T, ctx context.Context, begin, end time.
 			}
 			out = append(out, m.Name+" says: "+strings.TrimSpace(line))
 		}
+		r = c.run(ctx, "lab", "--lab", c.name, "ssh", m.Name, "grep -hE 'slow fdatasync|failed to send out heartbeat on time' /var/log/pods/kube-system_etcd-*/etcd/*.log | tail -n 1000")
+		for line := range strings.Lines(r.stdout) {
+			if by, at := etcdLate(line); by >= standstill && at.After(begin) && at.Before(end) {
+				out = append(out, m.Name+" says: "+strings.TrimSpace(line))
+			}
+		}
 	}
 	return out[:min(len(out), 5)]
+}
+
+// etcdLate is how late etcd says that it was, because its disk or the CPU was not there for it, and when; 0 if a line of its log does not say so.
+func etcdLate(line string) (by time.Duration, at time.Time) {
+	_, text, _ := strings.Cut(line, "{")
+	var said struct {
+		At       time.Time `json:"ts"`
+		Took     string    `json:"took"`              // by the disk
+		Exceeded string    `json:"exceeded-duration"` // by the heartbeats of a leader
+	}
+	if json.Unmarshal([]byte("{"+text), &said) != nil {
+		return 0, at
+	}
+	by, err := time.ParseDuration(cmp.Or(said.Took, said.Exceeded))
+	if err != nil {
+		return 0, at
+	}
+	return by, said.At
+}
+
+// TestEtcdLate: these are lines of its log, as the kubelet keeps them.
+func TestEtcdLate(t *testing.T) {
+	for line, want := range map[string]time.Duration{
+		`2026-11-29T07:03:16.11Z stderr F {"level":"warn","ts":"2026-11-29T07:03:16.103Z","caller":"wal/wal.go:896","msg":"slow fdatasync","took":"1.31s","expected-duration":"1s"}`:                                                                                                                                                          1310 * time.Millisecond,
+		`2026-11-29T07:03:16.11Z stderr F {"level":"warn","ts":"2026-11-29T07:03:16.103Z","caller":"etcdserver/raft.go:415","msg":"leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk","to":"a8","heartbeat-interval":"100ms","expected-duration":"200ms","exceeded-duration":"640.5ms"}`: 640500 * time.Microsecond,
+		`2026-11-29T07:03:16.11Z stderr F {"level":"info","ts":"2026-11-29T07:03:16.103Z","msg":"sending failed to send out heartbeat on time"}`:                                                                                                                                                                                              0,
+		`no JSON`: 0,
+	} {
+		if by, at := etcdLate(line); by != want || by > 0 && at.Format("15:04:05.000") != "07:03:16.103" {
+			t.Errorf("%s: %s at %s", line, by, at)
+		}
+	}
 }
 
 // late is what load balancers say when programs do not run in time: keepalived of itself, the watchdog of HAProxy, HAProxy of an API server
