@@ -154,13 +154,13 @@ var editing = map[string]string{
 	"Host.name":             "A host with another name is another host: one leaves, and one joins. So the new one needs another address. To give a machine another name, have it leave the cluster as HOST (`quorate reset HOST`); then change the name, and run `quorate apply`",
 	"Host.address":          "Certificates, kubelets, etcd members, and load balancers are set up with the address of their host. To change it, " + joinAgain,
 	"Host.secondaryAddress": "The kubelet registers its node with both addresses. To change it, " + joinAgain,
-	"Host.frontAddress":     "The load balancers hear each other only at these addresses. To change it, " + joinAgain +
+	"Host.frontAddress": "The load balancers hear each other only at these addresses. To change it, " + joinAgain +
 		". If HOST has other roles, it can stay: remove its role load-balancer, run `quorate apply`, and add the role and the new value",
-	"Host.roles":            "Roles are set up when a host joins; only the role load-balancer can be added to a host that stays, or be removed. To have another role on another machine, add a host. To change the roles of HOST, " + joinAgain,
-	"Host.zone":             "The node's label topology.kubernetes.io/zone is changed" + relabel,
-	"Host.failsWith":        "What the audit treats as failing together",
-	"Host.region":           "The node's label topology.kubernetes.io/region is changed" + relabel,
-	"Spec.region":           "The label topology.kubernetes.io/region is changed on the nodes of hosts that name no region of their own" + relabel,
+	"Host.roles":     "Roles are set up when a host joins; only the role load-balancer can be added to a host that stays, or be removed. To have another role on another machine, add a host. To change the roles of HOST, " + joinAgain,
+	"Host.zone":      "The node's label topology.kubernetes.io/zone is changed" + relabel,
+	"Host.failsWith": "What the audit treats as failing together",
+	"Host.region":    "The node's label topology.kubernetes.io/region is changed" + relabel,
+	"Spec.region":    "The label topology.kubernetes.io/region is changed on the nodes of hosts that name no region of their own" + relabel,
 
 	"SSH.address":        "How Quorate reaches the host",
 	"SSH.user":           "How Quorate reaches the host",

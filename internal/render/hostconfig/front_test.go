@@ -105,6 +105,13 @@ func TestAnInterfaceThatLostItsAddressIsMissed(t *testing.T) {
 	if has() {
 		t.Error("keepalived gets a configuration without the interface")
 	}
+	// The other way round: the virtual IP is in the network of the nodes, and SSH reaches the host in another one.
+	_, seen = fronted()
+	seen[lb.Name].Addresses = seen[lb.Name].Addresses[1:]
+	c.Spec.LoadBalancer.Address = "10.0.0.100"
+	if has() {
+		t.Error("keepalived gets a configuration with the interface of the front network")
+	}
 }
 
 // TestAFrontAddressOfALoadBalancerThatWasRemoved can belong to another one by now. keepalived gets it once as a peer, and nobody is a peer of itself.
