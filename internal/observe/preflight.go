@@ -102,7 +102,7 @@ func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, f *fa
 	}
 	if preflight.MeasuresDisk(p.c, h, f) {
 		if in.EtcdFsync, err = inspect.MeasureFsync.On(ctx, conn, hostconfig.EtcdDataDir); err != nil {
-			return err
+			in.EtcdFsyncError = err.Error() // the disk may be full, and what else was found says so
 		}
 	}
 	p.mu.Lock()

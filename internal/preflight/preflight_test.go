@@ -285,6 +285,10 @@ func TestFindings(t *testing.T) {
 			w.in("cp-b", func(i *facts.Inspection) { i.EtcdFsync = 14 * time.Millisecond })
 			w.in("cp-a", func(i *facts.Inspection) { i.EtcdFsync = 9 * time.Millisecond })
 		}, failure, cluster.RuleEtcdPatience, "cp-b", "on cp-b take up to 14 ms", "`420ms` or more"},
+		{"a disk that cannot be measured", func(w world) {
+			w.c.Spec.Failover.ElectionTimeout = "300ms"
+			w.in("cp-b", func(i *facts.Inspection) { i.EtcdFsyncError = "no space left on device" })
+		}, failure, cluster.RuleEtcdPatience, "cp-b", "whether the disk of cp-b is fast enough for etcd's election timeout of 300ms could not be measured: no space left", "/var/lib/etcd"},
 		{"a slow path", func(w world) {
 			w.c.Spec.Failover.ElectionTimeout = "300ms"
 			took := 90 * time.Millisecond // the first takes longer than a round trip
