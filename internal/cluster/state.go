@@ -406,9 +406,13 @@ func (s *State) keepalived(host string) facts.Answer {
 	if seen.Facts == nil {
 		return facts.Answer{Unknown: s.whyUnreachable(host)}
 	}
-	if h, _ := s.present.Host(host); h.FrontAddress != "" && seen.Facts.InNetworkOf(s.present.Endpoint().Address, h.VIPAddresses()...) == h.FrontAddress {
-		if _, has := seen.Facts.Interface(h.FrontAddress); !has {
-			return facts.Answer{Problem: "no interface has its frontAddress " + h.FrontAddress + ", so that it cannot have the virtual IP"}
+	if h, _ := s.present.Host(host); h.FrontAddress != "" {
+		switch lost := seen.Facts.LostFor(s.present.Endpoint().Address, h.VIPAddresses()...); lost {
+		case "":
+		case h.FrontAddress:
+			return facts.Answer{Problem: "no interface has its frontAddress " + lost + ", so that it cannot have the virtual IP"}
+		default:
+			return facts.Answer{Problem: "no interface has its address " + lost + ", so that it cannot have the virtual IP"}
 		}
 	}
 	c, asked := seen.Components[facts.Keepalived]

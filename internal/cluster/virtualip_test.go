@@ -81,3 +81,22 @@ func TestALostFrontAddressIsFound(t *testing.T) {
 		}
 	}
 }
+
+// TestALostNodeAddressIsFound where the virtual IP is in the network of the nodes, and SSH reaches the load balancer in another one.
+func TestALostNodeAddressIsFound(t *testing.T) {
+	f := clustertest.Whole()
+	for i, h := range f.Spec.Spec.Hosts {
+		if f.Spec.Balances(h) {
+			f.Spec.Spec.Hosts[i].FrontAddress = "192.0.2.1" + h.Address[len("10.0.0."):]
+			seen := f.Seen.Hosts[h.Name].Facts
+			seen.Addresses = append(seen.Addresses, facts.Address{IP: f.Spec.Spec.Hosts[i].FrontAddress, Prefix: 24, Interface: "eth1"})
+			if h.Name == "lb-b" {
+				seen.Addresses = slices.DeleteFunc(seen.Addresses, func(a facts.Address) bool { return a.IP == h.Address })
+			}
+		}
+	}
+	s := cluster.Evaluate(f.Spec, f.Seen)
+	if b := s.Serves("lb-b"); b.OK || !strings.Contains(b.Problem, "no interface has its address 10.0.0.17") || !s.Serves("lb-a").OK {
+		t.Errorf("lb-a serves: %+v, lb-b: %+v", s.Serves("lb-a"), b)
+	}
+}

@@ -253,6 +253,20 @@ func (f Facts) InNetworkOf(address string, own ...string) (best string) {
 	return best
 }
 
+// LostFor is one of the host's own addresses that no interface has, if it may be the one in whose network an address lies: none of those that interfaces have is. It is empty
+// if there is none.
+func (f Facts) LostFor(address string, own ...string) string {
+	if f.OnLink(f.InNetworkOf(address, own...), address) {
+		return ""
+	}
+	for _, o := range own {
+		if _, has := f.Interface(o); !has {
+			return o
+		}
+	}
+	return ""
+}
+
 // Kubernetes is the part of a cluster that is on a host.
 type Kubernetes struct {
 	// CA is the cluster's CA certificate, as of CertificatesIn.

@@ -59,6 +59,8 @@ type Inspection struct {
 
 	// EtcdFsync is within how long 99 of 100 writes were on the disk that is to hold etcd's data; 0 if that was not measured.
 	EtcdFsync time.Duration `json:"etcdFsyncNanoseconds,omitempty"`
+	// EtcdFsyncError is why it could not be measured.
+	EtcdFsyncError string `json:"etcdFsyncError,omitempty"`
 
 	DiskBytes  int64   `json:"diskBytes"` // of the file system that holds /var/lib
 	InodesFree float64 `json:"inodesFree"`

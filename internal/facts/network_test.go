@@ -31,6 +31,26 @@ func TestInNetworkOf(t *testing.T) {
 	}
 }
 
+func TestLostFor(t *testing.T) {
+	f := Facts{Addresses: []Address{{IP: "10.0.0.31", Prefix: 24, Interface: "eth0"}}}
+	for _, tc := range []struct {
+		address string
+		own     []string
+		want    string
+	}{
+		{"10.0.0.100", []string{"10.0.0.31", "192.0.2.31"}, ""},
+		{"192.0.2.100", []string{"10.0.0.31", "192.0.2.31"}, "192.0.2.31"},
+		{"198.51.100.1", []string{"10.0.0.99", "10.0.0.31"}, "10.0.0.99"},
+		{"198.51.100.1", []string{"10.0.0.31"}, ""},
+		{"10.0.0.100", []string{"10.0.0.99"}, "10.0.0.99"},
+		{"10.0.0.100", nil, ""},
+	} {
+		if got := f.LostFor(tc.address, tc.own...); got != tc.want {
+			t.Errorf("%s, of %v: %q, want %q", tc.address, tc.own, got, tc.want)
+		}
+	}
+}
+
 // TestInNetworkOfIsOnLinkIfAnyIs tries random addresses and networks.
 func TestInNetworkOfIsOnLinkIfAnyIs(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))

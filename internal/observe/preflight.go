@@ -102,7 +102,7 @@ func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, f *fa
 	}
 	if preflight.MeasuresDisk(p.c, h, f) {
 		if in.EtcdFsync, err = inspect.MeasureFsync.On(ctx, conn, hostconfig.EtcdDataDir); err != nil {
-			return err
+			in.EtcdFsyncError = err.Error() // the disk may be full, and what else was found says so
 		}
 	}
 	p.mu.Lock()
@@ -152,9 +152,9 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 		// If a cluster's programs may be about to start, their ports must not be used even if they are free at this moment.
 		switch {
 		case p.s.Gains(h):
-			all = []preflight.Listener{preflight.BalancerListener(p.c, h)}
+			all = []preflight.Listener{preflight.BalancerListener(p.c, h, p.s)}
 		case !p.s.Joined(h) && !p.s.Facts(h.Name).Kubernetes.Begun:
-			all = preflight.Listeners(p.c, h, p.s.PodTrafficAddresses)
+			all = preflight.Listeners(p.c, h, p.s)
 		}
 		for _, l := range all {
 			opened, err := reach.Listen.On(ctx, conn, reach.ListenRequest{Name: h.Name, Address: l.Address, TCP: l.TCP, UDP: l.UDP, VRRP: l.VRRP})
@@ -168,7 +168,7 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 		return nil
 	})
 	targets, paths := map[string][]reach.DialTarget{}, map[facts.Path]reach.DialTarget{}
-	for _, path := range slices.Concat(preflight.Paths(p.c, only, p.s.PodTrafficAddresses), p.fromFormer(only)) {
+	for _, path := range slices.Concat(preflight.Paths(p.c, only, p.s), p.fromFormer(only)) {
 		l, asked := listening[place{path.To, path.Address}], false
 		target := reach.DialTarget{Path: path}
 		switch path.Proto {
@@ -216,7 +216,7 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 // fromFormer are the paths of VRRP from load balancers that the spec does not have any more. Until they stop, the new ones must hear
 // them: one that does not would take the virtual IP, too.
 func (p *probe) fromFormer(only []string) []facts.Path {
-	return slices.DeleteFunc(preflight.Paths(p.s.Present(), only, p.s.PodTrafficAddresses), func(path facts.Path) bool {
+	return slices.DeleteFunc(preflight.Paths(p.s.Present(), only, p.s), func(path facts.Path) bool {
 		from, stays := p.c.Host(path.From)
 		return path.Proto != facts.VRRP || stays && p.c.Balances(from)
 	})

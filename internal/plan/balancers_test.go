@@ -136,6 +136,35 @@ func TestALoadBalancerMovesByItsRole(t *testing.T) {
 	noneOn(t, p, "cp-c", UpgradeControlPlane, ResetHost, DrainNode)
 }
 
+// TestALoadBalancerThatLeavesIsHeardInItsNetwork: a worker gives up its role, and the frontAddress that a worker without it must not have. Until it has stopped, the others
+// know it there.
+func TestALoadBalancerThatLeavesIsHeardInItsNetwork(t *testing.T) {
+	mixed := testCluster()
+	mixed.Spec.LoadBalancer.Address = "192.0.2.100"
+	i := slices.IndexFunc(mixed.Spec.Hosts, func(h spec.Host) bool { return h.Name == "worker-b" })
+	mixed.Spec.Hosts[i].Roles = []string{spec.RoleWorker, spec.RoleLoadBalancer}
+	front(mixed)
+	c := mixed.With()
+	c.Spec.Hosts[i].Roles, c.Spec.Hosts[i].FrontAddress = []string{spec.RoleWorker}, ""
+
+	obs := finished(t, mixed)
+	for _, h := range mixed.BalancerHosts() {
+		f := obs.Hosts[h.Name].Facts
+		f.Addresses = append(f.Addresses, facts.Address{IP: h.FrontAddress, Prefix: 24, Interface: "eth1"})
+	}
+	p := build(t, c, obs)
+	inOrder(t, p, "lb-a/configure/load-balancer", "worker-b/stop-balancer", "worker-b/remove-balancer", "lb-a/configure/load-balancer-final", "cluster/record-spec")
+	for _, s := range p.Steps {
+		if s.Host != "lb-a" || s.Kind != Configure {
+			continue
+		}
+		peers := peersOf(s)
+		if knows, final := slices.Contains(peers, mixed.Spec.Hosts[i].FrontAddress), s.Detail == "load-balancer-final"; knows == final || slices.Contains(peers, mixed.Spec.Hosts[i].Address) {
+			t.Errorf("%s: its peers are %v", s.ID, peers)
+		}
+	}
+}
+
 // TestTheOnlyLoadBalancerMoves in a cluster with one control plane, which the spec allows.
 func TestTheOnlyLoadBalancerMoves(t *testing.T) {
 	own := testCluster()

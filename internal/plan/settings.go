@@ -165,10 +165,12 @@ func (b *builder) nodes() (out []*facts.Facts) {
 	return out
 }
 
-// refuseSettings: the programs of adopted hosts are not Quorate's to restart.
+// refuseSettings: the programs of adopted hosts are not Quorate's to restart. Those of etcd are for refuseTimers.
 func (b *builder) refuseSettings() error {
-	s := b.c.Spec.Settings
-	if b.settings().managed.empty() && len(s.Registries)+len(s.Sysctls) == 0 {
+	s, ofNodes := b.c.Spec.Settings, b.settings().managed
+	ofNodes.Arguments = maps.Clone(ofNodes.Arguments)
+	delete(ofNodes.Arguments, facts.Etcd)
+	if ofNodes.empty() && len(s.Registries)+len(s.Sysctls) == 0 {
 		return nil
 	}
 	for _, h := range b.c.Spec.Hosts {

@@ -286,6 +286,7 @@ func TestTimerRefusals(t *testing.T) {
 		"timers that are not known": {external(), func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["etcd-b"].Facts.Kubernetes.EtcdTimers = nil }, RuleEveryMember},
 		"nothing stored":            {stackedLab(), func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.EtcdTimers = nil }, RuleEveryMember},
 		"a member of others":        {stackedLab(), func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["cp-b"].Facts.Kubernetes.Adopted = true }, RuleOwnProgram},
+		"a worker of others":        {stackedLab(), func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["worker-b"].Facts.Kubernetes.Adopted = true }, ""},
 		"a member that is to leave": {external(), func(c *spec.Cluster, _ *facts.Observation) {
 			c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Name == "etcd-b" })
 		}, RuleEveryMember},

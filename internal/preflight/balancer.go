@@ -58,7 +58,7 @@ func (j *judge) balancer(h spec.Host, f *facts.Facts, in facts.Inspection) {
 			"no interface of %s has its frontAddress %s; it has %s", h.Name, h.FrontAddress, listed(f))
 		return
 	}
-	if own != h.FrontAddress && f.OnLink(own, address) {
+	if own != h.FrontAddress && f.OnLink(own, address) && !j.Exists() { // in a cluster that exists, it was moved back, and the others have a frontAddress
 		j.add(warning, "virtual-ip", on, "Choose a free address of the network of frontAddress as loadBalancer.address, or remove frontAddress from all hosts.",
 			"the virtual IP %s is in the network of the address of %s (%s), and its frontAddress %s is not used", address, h.Name, own, h.FrontAddress)
 	}

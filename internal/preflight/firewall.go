@@ -36,7 +36,12 @@ func openings(c *spec.Cluster, h spec.Host) (out []opening) {
 			continue
 		}
 		for _, from := range c.Spec.Hosts {
-			if a := in.address(from); from.Name != h.Name && in.from(from) && a != "" {
+			if from.Name == h.Name || !in.from(from) {
+				continue
+			}
+			if in.proto == facts.VRRP { // the virtual IP can move from one network to the other
+				o.sources = append(o.sources, from.VIPAddresses()...)
+			} else if a := in.address(from); a != "" {
 				o.sources = append(o.sources, a)
 			}
 		}

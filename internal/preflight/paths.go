@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
@@ -50,11 +51,12 @@ func (in inlet) address(h spec.Host) string {
 	return in.at(h)
 }
 
-// inbound is what other hosts will open connections to on a host, and which of them. podTraffic are the addresses of a node between which and the others flannel sends the
-// packets of pods, one of each family, and empty for one that is not known; nil if they are those of the node.
-func inbound(c *spec.Cluster, h spec.Host, podTraffic func(spec.Host) []string) []inlet {
-	if podTraffic == nil {
-		podTraffic = spec.Host.Addresses
+// inbound is what other hosts will open connections to on a host, and which of them. The state knows which addresses hosts use for the packets of pods and for the virtual IP;
+// without it, they are those that the spec names.
+func inbound(c *spec.Cluster, h spec.Host, s *cluster.State) []inlet {
+	podTraffic, vipAddress := spec.Host.Addresses, spec.Host.VIPAddress
+	if s != nil {
+		podTraffic, vipAddress = s.PodTrafficAddresses, s.VIPAddress
 	}
 	cp := func(o spec.Host) bool { return o.Has(spec.RoleControlPlane) }
 	member := func(o spec.Host) bool { return hasMember(c, o) }
@@ -88,9 +90,9 @@ func inbound(c *spec.Cluster, h spec.Host, podTraffic func(spec.Host) []string) 
 		}
 	}
 	if c.Balances(h) {
-		out = append(out, inlet{0, facts.VRRP, "virtual IP", c.Balances, spec.Host.VIPAddress})
-		if !sharesPort(c, h) || h.FrontAddress != "" {
-			out = append(out, inlet{endpointPort(c), facts.TCP, "endpoint", spec.Host.IsNode, spec.Host.VIPAddress})
+		out = append(out, inlet{0, facts.VRRP, "virtual IP", c.Balances, vipAddress})
+		if !sharesPort(c, h) || vipAddress(h) != h.Address {
+			out = append(out, inlet{endpointPort(c), facts.TCP, "endpoint", spec.Host.IsNode, vipAddress})
 		}
 	}
 	return out
@@ -98,12 +100,12 @@ func inbound(c *spec.Cluster, h spec.Host, podTraffic func(spec.Host) []string) 
 
 // Paths are the network paths between hosts that are tried, each once; with names, only those from or to these hosts. Their number grows with the number of hosts, not with its
 // square: control planes, etcd members and load balancers are few, and of the paths between nodes a sample is tried.
-func Paths(c *spec.Cluster, only []string, podTraffic func(spec.Host) []string) []facts.Path {
+func Paths(c *spec.Cluster, only []string, s *cluster.State) []facts.Path {
 	var out []facts.Path
 	wanted := func(h spec.Host) bool { return only == nil || slices.Contains(only, h.Name) }
 	near := neighbours(c)
 	for _, to := range c.Spec.Hosts {
-		for _, in := range inbound(c, to, podTraffic) {
+		for _, in := range inbound(c, to, s) {
 			for _, from := range c.Spec.Hosts {
 				if from.Name == to.Name || !wanted(from) && !wanted(to) || !in.from(from) || (in.use == podPackets || in.use == nodeMetrics) && !near[[2]string{from.Name, to.Name}] {
 					continue
@@ -154,8 +156,8 @@ type Listener struct {
 }
 
 // BalancerListener is that of a host of the cluster that becomes a load balancer.
-func BalancerListener(c *spec.Cluster, h spec.Host) Listener {
-	l := Listener{Address: h.VIPAddress(), VRRP: true}
+func BalancerListener(c *spec.Cluster, h spec.Host, s *cluster.State) Listener {
+	l := Listener{Address: s.VIPAddress(h), VRRP: true}
 	if !sharesPort(c, h) {
 		l.TCP = []int{endpointPort(c)}
 	}
@@ -163,8 +165,8 @@ func BalancerListener(c *spec.Cluster, h spec.Host) Listener {
 }
 
 // Listeners are those of a host that is not yet a part of the cluster.
-func Listeners(c *spec.Cluster, h spec.Host, podTraffic func(spec.Host) []string) (out []Listener) {
-	for _, in := range inbound(c, h, podTraffic) {
+func Listeners(c *spec.Cluster, h spec.Host, s *cluster.State) (out []Listener) {
+	for _, in := range inbound(c, h, s) {
 		address := in.address(h)
 		if address == "" {
 			continue

@@ -5,6 +5,7 @@ import (
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -31,7 +32,11 @@ func (j *judge) patience() {
 	}
 	var all []cluster.Patience
 	for i, h := range j.c.EtcdHosts() {
-		if in := j.seen.Hosts[h.Name]; in.EtcdFsync > 0 {
+		switch in := j.seen.Hosts[h.Name]; {
+		case in.EtcdFsyncError != "":
+			j.add(failure, cluster.RuleEtcdPatience, []string{h.Name}, "Make "+hostconfig.EtcdDataDir+", or the directory above it, writable, with space for half a megabyte, and run it again. To do without, ignore this check.",
+				"whether the disk of %s is fast enough for etcd's election timeout of %s could not be measured: %s", h.Name, timeout, in.EtcdFsyncError)
+		case in.EtcdFsync > 0:
 			all = append(all, cluster.FsyncPatience(h.Name, in.EtcdFsync, "measured for half a second"))
 		}
 		for _, o := range j.c.EtcdHosts()[i+1:] {

@@ -2,8 +2,10 @@ package preflight
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -135,9 +137,8 @@ func TestPathsOfThePodsNetwork(t *testing.T) {
 	w := world{c, obs, seen}
 	w.podTraffic()
 	s := cluster.Evaluate(c, obs)
-	at := s.PodTrafficAddresses
 	tried := 0
-	for _, p := range Paths(c, nil, at) {
+	for _, p := range Paths(c, nil, s) {
 		to, _ := c.Host(p.To)
 		want := to.Address
 		if p.For == podPackets {
@@ -152,18 +153,15 @@ func TestPathsOfThePodsNetwork(t *testing.T) {
 		t.Error("no path of pods is tried")
 	}
 	// A host that cannot be queried has a finding of its own.
-	for _, p := range Paths(c, nil, func(h spec.Host) []string {
-		if h.Name == "worker-a" {
-			return []string{""}
-		}
-		return at(h)
-	}) {
+	silent := maps.Clone(obs.Hosts)
+	silent["worker-a"] = facts.Host{Error: "no answer"}
+	for _, p := range Paths(c, nil, cluster.Evaluate(c, &facts.Observation{Hosts: silent})) {
 		if p.For == podPackets && (p.From == "worker-a" || p.To == "worker-a") {
 			t.Errorf("%+v, whose address is not known", p)
 		}
 	}
 	h, _ := c.Host("worker-a")
-	for _, l := range Listeners(c, h, at) {
+	for _, l := range Listeners(c, h, s) {
 		if (len(l.UDP) > 0) != strings.HasPrefix(l.Address, "10.1.0.") || l.VRRP {
 			t.Errorf("it listens on %+v", l)
 		}
@@ -175,6 +173,43 @@ func TestPathsOfThePodsNetwork(t *testing.T) {
 	}
 	if found := Judge(s, seen, nil); len(found) > 0 {
 		t.Errorf("%+v", found)
+	}
+}
+
+// TestPathsOfAFrontNetworkThatIsNotUsed: where the virtual IP was moved back into the network of the nodes, it is tried there, also to and from a load balancer that does not answer. The
+// firewalls let VRRP in from both networks, because it can move again.
+func TestPathsOfAFrontNetworkThatIsNotUsed(t *testing.T) {
+	for _, balancers := range []string{spec.RoleLoadBalancer, spec.RoleControlPlane} {
+		c := labSpec()
+		if balancers == spec.RoleControlPlane {
+			c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Has(spec.RoleLoadBalancer) })
+		}
+		obs, seen := healthy(c)
+		vip := c.Spec.LoadBalancer.Address
+		world{c, obs, seen}.front()
+		c.Spec.LoadBalancer.Address = vip
+		lb, peer := c.BalancerHosts()[0], c.BalancerHosts()[1]
+		obs.Hosts[peer.Name] = facts.Host{Error: "no answer"}
+		s := cluster.Evaluate(c, obs)
+		tried := 0
+		for _, p := range Paths(c, nil, s) {
+			if to, _ := c.Host(p.To); p.Address != to.Address {
+				t.Errorf("%+v, want the address %s", p, to.Address)
+			} else if p.For == "virtual IP" {
+				tried++
+			}
+		}
+		if n := len(c.BalancerHosts()); tried != n*(n-1) {
+			t.Errorf("%d paths of VRRP are tried between %d load balancers", tried, n)
+		}
+		if l := BalancerListener(c, lb, s); l.Address != lb.Address {
+			t.Errorf("a new load balancer listens on %+v", l)
+		}
+		for _, want := range peer.VIPAddresses() {
+			if fix := openPorts(c, lb, "ufw"); !regexp.MustCompile("for a in [0-9. ]*" + regexp.QuoteMeta(want) + "[0-9. ]*; do ufw allow proto vrrp").MatchString(fix) {
+				t.Errorf("VRRP from %s is not let in: %s", want, fix)
+			}
+		}
 	}
 }
 
@@ -214,7 +249,7 @@ func TestPathsOfAFrontNetwork(t *testing.T) {
 			}
 			h := c.BalancerHosts()[0]
 			fix := openPorts(c, h, "ufw")
-			if peer := c.BalancerHosts()[1]; !strings.Contains(fix, "proto vrrp from "+peer.FrontAddress) && !strings.Contains(fix, peer.FrontAddress+" ") || strings.Contains(fix, "6443,6443") {
+			if peer := c.BalancerHosts()[1]; !strings.Contains(fix, peer.FrontAddress) || strings.Contains(fix, "6443,6443") {
 				t.Errorf("%s", fix)
 			}
 			if found := Judge(cluster.Evaluate(c, obs), seen, nil); len(found) > 0 {
@@ -250,6 +285,10 @@ func TestFindings(t *testing.T) {
 			w.in("cp-b", func(i *facts.Inspection) { i.EtcdFsync = 14 * time.Millisecond })
 			w.in("cp-a", func(i *facts.Inspection) { i.EtcdFsync = 9 * time.Millisecond })
 		}, failure, cluster.RuleEtcdPatience, "cp-b", "on cp-b take up to 14 ms", "`420ms` or more"},
+		{"a disk that cannot be measured", func(w world) {
+			w.c.Spec.Failover.ElectionTimeout = "300ms"
+			w.in("cp-b", func(i *facts.Inspection) { i.EtcdFsyncError = "no space left on device" })
+		}, failure, cluster.RuleEtcdPatience, "cp-b", "whether the disk of cp-b is fast enough for etcd's election timeout of 300ms could not be measured: no space left", "/var/lib/etcd"},
 		{"a slow path", func(w world) {
 			w.c.Spec.Failover.ElectionTimeout = "300ms"
 			took := 90 * time.Millisecond // the first takes longer than a round trip
@@ -917,13 +956,23 @@ func TestAControlPlaneBecomesALoadBalancer(t *testing.T) {
 	if found := judged(); len(found) > 0 {
 		t.Errorf("it is no empty host: %+v", found)
 	}
+	// The virtual IP was moved back into the network of the nodes, and frontAddresses stay in the spec.
+	vip := c.Spec.LoadBalancer.Address
+	w.front()
+	c.Spec.LoadBalancer.Address = vip
+	if found := judged(); len(found) > 0 {
+		t.Errorf("frontAddresses that are not used: %+v", found)
+	}
+	for i := range c.Spec.Hosts {
+		c.Spec.Hosts[i].FrontAddress = ""
+	}
 	w.in("cp-a", func(i *facts.Inspection) {
 		i.Listeners = append(i.Listeners, facts.Listener{Port: 8404, Program: "other", PID: 1})
 	})
 	if found := judged(); len(found) != 1 || found[0].Rule != "ports" {
 		t.Errorf("port 8404 is taken: %+v", found)
 	}
-	if l := BalancerListener(c, c.Spec.Hosts[i]); len(l.TCP) > 0 || !l.VRRP || l.Address != c.Spec.Hosts[i].Address {
+	if l := BalancerListener(c, c.Spec.Hosts[i], cluster.Evaluate(c, obs)); len(l.TCP) > 0 || !l.VRRP || l.Address != c.Spec.Hosts[i].Address {
 		t.Errorf("it listens on %+v", l)
 	}
 }

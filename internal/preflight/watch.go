@@ -80,11 +80,15 @@ func JudgeWatch(s *cluster.State, seen facts.WatchProbe) []cluster.Finding {
 	for _, w := range ways {
 		to, _ := j.c.Host(w.to)
 		through := ""
+		fix := fmt.Sprintf("Allow TCP from the control planes to port %d of %s. ", to.SSH.Port, to.Address)
 		if to.SSH.Jump != "" {
 			through = ". This machine reaches it through " + to.SSH.Jump + ", which control planes do not use"
+		} else if to.SSH.Address != "" {
+			through = ". This machine reaches it at " + to.SSH.Address + ", which control planes do not use"
+			fix = fmt.Sprintf("Have sshd listen at %s on port %d, and allow TCP from the control planes. ", to.Address, to.SSH.Port)
 		}
 		slices.Sort(from[w])
-		j.add(failure, WatchCheck, []string{w.to}, fmt.Sprintf("Allow TCP from the control planes to port %d of %s. ", to.SSH.Port, to.Address)+fixWatchPath(s),
+		j.add(failure, WatchCheck, []string{w.to}, fix+fixWatchPath(s),
 			"%s cannot log in to %s (%s), for %s: %s%s", few(from[w]), to.Name, net.JoinHostPort(to.Address, strconv.Itoa(to.SSH.Port)), use, why(w.outcome, w.detail), through)
 	}
 	for _, name := range slices.Sorted(maps.Keys(seen.Errors)) {

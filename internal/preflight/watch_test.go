@@ -122,6 +122,14 @@ func TestWatch(t *testing.T) {
 	if len(found) != 3 {
 		t.Errorf("%+v", found)
 	}
+	for i, h := range c.Spec.Hosts {
+		if h.Name == "worker-a" { // behind a gateway
+			c.Spec.Hosts[i].SSH = spec.SSH{Address: "203.0.113.1", Port: 2201, User: "ops"}
+		}
+	}
+	if found := JudgeWatch(state(), facts.WatchProbe{Reach: seen.Reach}); len(found) != 1 || !strings.Contains(found[0].Summary, "at 203.0.113.1, which control planes do not use") || !strings.Contains(found[0].Fix, "sshd listen at 10.0.0.") || !strings.Contains(found[0].Fix, "on port 2201") {
+		t.Errorf("%+v", found)
+	}
 	if found := JudgeWatch(state(), facts.WatchProbe{Reach: seen.Reach[:1]}); len(found) > 0 {
 		t.Errorf("%+v", found)
 	}

@@ -196,8 +196,10 @@ func (d *comparison) note(field string, e Edit) {
 		e.Meaning = Free // both are labels of nodes, and this host is none
 	case field == "Host.roles" && onlyDiffer(before, after, RoleLoadBalancer):
 		e.Meaning = Rolling // load balancers come to hosts that stay, and leave them
-	case field == "Host.frontAddress" && e.Before == "":
-		e.Meaning = Rolling // the virtual IP can move into that network
+	case field == "Host.frontAddress" && !d.before.Balances(before) && !d.after.Balances(after):
+		e.Meaning = Free // no load balancer uses it
+	case field == "Host.frontAddress" && (e.Before == "" || !d.before.Balances(before) || !d.after.Balances(after)):
+		e.Meaning = Rolling // the virtual IP can move into that network; one that comes or leaves uses one address only
 	case field == "Network.cni" && ownNetwork(e.Before) && ownNetwork(e.After):
 		e.Meaning = Rolling // another source of the user's own pod network, whose objects are applied
 	case e.Meaning == Fixed:

@@ -55,6 +55,7 @@ func full() *Cluster {
 	c := &Cluster{}
 	(&filler{}).fill(reflect.ValueOf(c).Elem())
 	c.APIVersion, c.Kind = APIVersion, Kind
+	c.Spec.LoadBalancer.Type = BalancerManaged // otherwise, no host needs a frontAddress
 	for i := range c.Spec.Hosts {
 		c.Spec.Hosts[i].Roles = []string{RoleControlPlane, RoleWorker} // nodes: for them a zone is not free
 	}
@@ -360,9 +361,13 @@ func TestEdits(t *testing.T) {
 		"balancers of their own":           {colocated, []string{"  nodePools", balancers + "  nodePools"}, []want{{"spec.hosts[lb-a]", Added, Rolling, nil}}},
 		"a control plane balances, too":    {real, []string{"[control-plane], zone: c", "[load-balancer, control-plane], zone: c"}, []want{{"spec.hosts[cp-c].roles", Changed, Rolling, nil}}},
 		"a control plane balances no more": {edit(t, real, "[control-plane], zone: c", "[control-plane, load-balancer], zone: c"), []string{"[control-plane, load-balancer], zone: c", "[control-plane], zone: c"}, []want{{"spec.hosts[cp-c].roles", Changed, Rolling, nil}}},
-		"two roles change":                 {real, []string{"[control-plane], zone: c", "[control-plane, load-balancer, worker], zone: c"}, []want{{"spec.hosts[cp-c].roles", Changed, Fixed, []string{"Put `control-plane` back"}}}},
-		"a load balancer becomes a worker": {real, []string{"[load-balancer], zone: b", "[worker], zone: b"}, []want{{"spec.hosts[lb-b].roles", Changed, Fixed, []string{"Put `load-balancer` back"}}}},
-		"a balancer less":                  {real, []string{balancers, ""}, []want{{"spec.hosts[lb-a]", Removed, Rolling, nil}}},
+		"a worker balances no more, and has no frontAddress": {edit(t, real, with(frontEdits, "address: 10.0.0.21, roles: [worker]", "address: 10.0.0.21, frontAddress: 192.0.2.21, roles: [worker, load-balancer]")...), []string{"frontAddress: 192.0.2.21, roles: [worker, load-balancer]", "roles: [worker]"}, []want{
+			{"spec.hosts[worker-a].frontAddress", Changed, Rolling, nil}, {"spec.hosts[worker-a].roles", Changed, Rolling, nil}}},
+		"a frontAddress that nobody uses":              {edit(t, real, with(frontEdits, "10.0.0.11", "10.0.0.11, frontAddress: 192.0.2.11")...), []string{"frontAddress: 192.0.2.11", "frontAddress: 192.0.2.12"}, []want{{"spec.hosts[cp-a].frontAddress", Changed, Free, nil}}},
+		"a frontAddress of a load balancer that stays": {edit(t, real, frontEdits...), []string{"192.0.2.31", "192.0.2.33"}, []want{{"spec.hosts[lb-a].frontAddress", Changed, Fixed, []string{"Put `192.0.2.31` back"}}}},
+		"two roles change":                             {real, []string{"[control-plane], zone: c", "[control-plane, load-balancer, worker], zone: c"}, []want{{"spec.hosts[cp-c].roles", Changed, Fixed, []string{"Put `control-plane` back"}}}},
+		"a load balancer becomes a worker":             {real, []string{"[load-balancer], zone: b", "[worker], zone: b"}, []want{{"spec.hosts[lb-b].roles", Changed, Fixed, []string{"Put `load-balancer` back"}}}},
+		"a balancer less":                              {real, []string{balancers, ""}, []want{{"spec.hosts[lb-a]", Removed, Rolling, nil}}},
 		"the last balancers": {real, []string{balancers, "", "    - {name: lb-b, address: 10.0.0.32, roles: [load-balancer], zone: b}\n", ""}, []want{
 			{"spec.hosts[lb-a]", Removed, Rolling, nil}, {"spec.hosts[lb-b]", Removed, Rolling, nil}}},
 		"a balancer replaced": {real, []string{"lb-a, address: 10.0.0.31", "lb-d, address: 10.0.0.34"}, []want{
@@ -431,5 +436,18 @@ func TestEditsAsText(t *testing.T) {
 		if got := e.String(); got != want && !strings.HasPrefix(got, want+" ") {
 			t.Errorf("got %q, want %q", got, want)
 		}
+	}
+}
+
+// TestALoadBalancerThatLeavesKeepsItsFrontAddress until it has left: the others have to hear it there.
+func TestALoadBalancerThatLeavesKeepsItsFrontAddress(t *testing.T) {
+	text := edit(t, real, with(frontEdits, "address: 10.0.0.21, roles: [worker]", "address: 10.0.0.21, frontAddress: 192.0.2.21, roles: [worker, load-balancer]")...)
+	before, after := mustParse(t, text), mustParse(t, edit(t, text, "frontAddress: 192.0.2.21, roles: [worker, load-balancer]", "roles: [worker]"))
+	present := after.Balancing(after, before)
+	if h, _ := present.Host("worker-a"); !present.Balances(h) || h.FrontAddress != "192.0.2.21" {
+		t.Errorf("while it leaves, it is %+v", h)
+	}
+	if h, _ := after.Host("worker-a"); h.FrontAddress != "" {
+		t.Errorf("the spec was changed: %+v", h)
 	}
 }

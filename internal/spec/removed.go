@@ -18,7 +18,8 @@ func (c *Cluster) With(hosts ...Host) *Cluster {
 
 // Balancing returns the spec with the load balancers of before as well, as far as it has their hosts: while load balancers move, the
 // old and the new ones exist. Where both specs agree, nothing changes. Otherwise every load balancer has the role in the result,
-// because the control planes balance only as long as no host has it.
+// because the control planes balance only as long as no host has it. One that leaves has the frontAddress of before: at another one, the others
+// would not hear it while it still runs.
 func (c *Cluster) Balancing(spec, before *Cluster) *Cluster {
 	balances := func(h Host) bool { return spec.Balances(h) || before.Balances(h) }
 	if !slices.ContainsFunc(c.Spec.Hosts, func(h Host) bool { return balances(h) != c.Balances(h) }) {
@@ -28,6 +29,9 @@ func (c *Cluster) Balancing(spec, before *Cluster) *Cluster {
 	for i, h := range out.Spec.Hosts {
 		if balances(h) && !h.Has(RoleLoadBalancer) {
 			out.Spec.Hosts[i].Roles = append(slices.Clone(h.Roles), RoleLoadBalancer)
+		}
+		if former, has := before.Host(h.Name); has && before.Balances(h) && !spec.Balances(h) {
+			out.Spec.Hosts[i].FrontAddress = former.FrontAddress
 		}
 	}
 	return out

@@ -214,6 +214,9 @@ func (r *terraformReader) cluster(v value) {
 	if usual.HostKey != "" {
 		r.refuse("quorate.value.ssh.host_key", "write it into the `ssh` of its host", "every host has a key of its own")
 	}
+	if usual.Address != "" {
+		r.refuse("quorate.value.ssh.address", "write it into the `ssh` of its host", "every host has an address of its own")
+	}
 	hosts := v.field("hosts", m)
 	for i, h := range r.list(hosts) {
 		r.host(value{fmt.Sprintf("%s[%d]", hosts.path, i), h, v.secret}, usual)
@@ -237,7 +240,7 @@ func (r *terraformReader) host(v value, usual SSH) {
 		FailsWith: r.texts(v.field("fails_with", m)), Address: r.text(v.field("address", m)), SSH: r.ssh(v.field("ssh", m), usual)}
 	// Hosts meet each other at this address, which must not be one that a gateway translates.
 	if private := r.text(v.field("private_address", m)); private != "" {
-		if h.Address != "" && h.Address != private && h.SSH.Jump == "" {
+		if h.Address != "" && h.Address != private && h.SSH.Jump == "" && h.SSH.Address == "" {
 			r.private()
 		}
 		h.Address = private

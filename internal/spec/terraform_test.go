@@ -255,6 +255,25 @@ func TestTerraformHostKeys(t *testing.T) {
 	}
 }
 
+// TestTerraformHostsWithASSHAddress: it is not a value for all hosts, and nothing is to be said about one that has it.
+func TestTerraformHostsWithASSHAddress(t *testing.T) {
+	data, err := os.ReadFile("testdata/terraform.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadTerraform([]byte(strings.Replace(string(data), `"user": "admin", "port": null`, `"user": "admin", "address": "203.0.113.1"`, 1)), "", nil); err == nil || !strings.Contains(err.Error(), "quorate.value.ssh.address") {
+		t.Errorf("got %v", err)
+	}
+	const at = `"zone": "eu-central-1a"}` // of cp-a, which has two addresses
+	for ssh, noted := range map[string]bool{at: true, `"zone": "eu-central-1a", "ssh": {"address": "203.0.113.11"}}`: false} {
+		text := strings.Replace(strings.Replace(string(data), `"jump": "`, `"known_hosts_file": "`, 1), at, ssh, 1)
+		out, err := ReadTerraform([]byte(text), "", nil)
+		if err != nil || slices.Contains(out.Notes, privateNote) != noted {
+			t.Errorf("%s: %+v, %v", ssh, out, err)
+		}
+	}
+}
+
 // What only the whole spec shows to be wrong is found by validation, and named where Terraform has it.
 func TestTerraformNamesPlacesInTheDocument(t *testing.T) {
 	data, err := os.ReadFile("testdata/terraform.json")

@@ -51,6 +51,36 @@ func (k *checker) hosts() {
 	k.endpointPort()
 	k.addressed()
 	k.fronts()
+	k.sshAddresses()
+}
+
+// sshAddresses refuses two hosts that SSH reaches at one place: what is meant for one would be done to the other.
+func (k *checker) sshAddresses() {
+	type place struct {
+		address, jump string
+		port          int
+	}
+	first := map[place]int{}
+	for i, h := range k.c.Spec.Hosts {
+		at := place{strings.ToLower(h.SSHAddress()), h.SSH.Jump, h.SSH.Port}
+		if a, err := netip.ParseAddr(at.address); err == nil {
+			at.address = a.String()
+		}
+		other, taken := first[at]
+		switch {
+		case at.address == "":
+			continue
+		case !taken:
+			first[at] = i
+			continue
+		case h.SSH.Address == "" && k.c.Spec.Hosts[other].SSH.Address == "": // their addresses are the same, which is refused already
+			continue
+		case h.SSH.Address == "":
+			i, other = other, i
+		}
+		k.refuse(fmt.Sprintf("spec.hosts[%d].ssh.address", i), "write the address at which this machine reaches it; behind a gateway with one address, each host needs a `port` of its own",
+			"`%s` is reached there, too, on port %d", k.c.Spec.Hosts[other].Name, h.SSH.Port)
+	}
 }
 
 // fronts checks that either all load balancers have an address in a network of the virtual IP's own, or none has.

@@ -132,13 +132,13 @@ func (c *Config) apply(ctx context.Context, h *spec.Host) (notes []string, err e
 		return nil, err
 	}
 	if o.one("hostname") == h.Name && h.Address != "" && !o.any() { // it has nothing of the name, and may have patterns of addresses
-		if o, err = c.options(ctx, h.Address); err != nil {
+		if o, err = c.options(ctx, h.SSHAddress()); err != nil {
 			return nil, err
 		}
 	}
 	name := o.one("hostname")
 	switch _, notAddress := netip.ParseAddr(name); {
-	case h.Address != "" && name != h.Address && name != h.Name:
+	case h.Address != "" && h.SSH.Address == "" && name != h.Address && name != h.Name:
 		note("OpenSSH reaches %s at %s. Quorate uses the address that the other hosts use, %s: if this machine cannot reach that, set `ssh.address: %s`, or a jump host (ssh.jump).", h.Name, name, h.Address, name)
 	case h.Address != "":
 	case notAddress == nil:

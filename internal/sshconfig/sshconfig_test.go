@@ -56,6 +56,8 @@ func TestApply(t *testing.T) {
 		"b3":        "hostname b3.example.com\nproxyjump b4\n",
 		"cp-d":      "hostname cp-d.example.com\nidentityfile " + dir + "/%n-%r\nproxycommand nc %h %p\nhostkeyalias prod\n",
 		"cp-f":      "user admin\nuserknownhostsfile /dev/null\n",
+		"cp-g":      "hostname 192.0.2.17\nuser root\n",
+		"192.0.2.8": "user gate\n",
 	})
 	hosts := []spec.Host{
 		{Name: "cp-a"},
@@ -64,6 +66,8 @@ func TestApply(t *testing.T) {
 		{Name: "cp-d"},
 		{Name: "cp-e"},
 		{Name: "cp-f", Address: "10.0.0.16"}, // with a block of its name, and no HostName in it
+		{Name: "cp-g", Address: "10.0.0.17", SSH: spec.SSH{Address: "192.0.2.17"}}, // about which nothing is to be said
+		{Name: "cp-h", Address: "10.0.0.18", SSH: spec.SSH{Address: "192.0.2.8"}},  // with a pattern of this address
 	}
 	notes, err := c.Apply(t.Context(), hosts)
 	if err != nil {
@@ -76,6 +80,8 @@ func TestApply(t *testing.T) {
 		{Name: "cp-d", Address: "10.0.0.14", SSH: spec.SSH{User: "alice"}},
 		{Name: "cp-e", SSH: spec.SSH{User: "alice"}},
 		{Name: "cp-f", Address: "10.0.0.16", SSH: spec.SSH{User: "admin"}},
+		{Name: "cp-g", Address: "10.0.0.17", SSH: spec.SSH{Address: "192.0.2.17"}},
+		{Name: "cp-h", Address: "10.0.0.18", SSH: spec.SSH{Address: "192.0.2.8", User: "gate"}},
 	}
 	for i := range want {
 		if hosts[i].Address != want[i].Address || hosts[i].SSH != want[i].SSH {

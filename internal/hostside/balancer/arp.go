@@ -58,6 +58,9 @@ func whoHas(ctx context.Context, r WhoHasRequest) (facts.AddressHolders, error) 
 	}
 	own := facts.Facts{Addresses: system.Addresses()}
 	source := own.InNetworkOf(r.Address, r.From...)
+	if lost := own.LostFor(r.Address, r.From...); lost != "" { // in another network, nobody would answer
+		source = lost
+	}
 	at, ok := own.Interface(source)
 	if !ok {
 		return out, fmt.Errorf("no interface of this host has the address %s", source)

@@ -76,7 +76,7 @@ func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string, standbys 
 		Enable: []string{haproxyUnit, WatchdogUnit, keepalivedUnit},
 	}
 	// An interface that has lost its address is not replaced by another one, and a configuration without an interface is none.
-	if h.FrontAddress != "" && slices.ContainsFunc(c.Endpoints(), func(e spec.Endpoint) bool { return at(e.Address).link == "" }) {
+	if h.FrontAddress != "" && slices.ContainsFunc(c.Endpoints(), func(e spec.Endpoint) bool { return f.LostFor(e.Address, h.VIPAddresses()...) != "" }) {
 		d.Files = slices.DeleteFunc(d.Files, func(file facts.File) bool { return file.Path == KeepalivedFile })
 	}
 	bindNonlocal(&d, c, h)

@@ -105,4 +105,29 @@ func TestAnInterfaceThatLostItsAddressIsMissed(t *testing.T) {
 	if has() {
 		t.Error("keepalived gets a configuration without the interface")
 	}
+	// The other way round: the virtual IP is in the network of the nodes, and SSH reaches the host in another one.
+	_, seen = fronted()
+	seen[lb.Name].Addresses = seen[lb.Name].Addresses[1:]
+	c.Spec.LoadBalancer.Address = "10.0.0.100"
+	if has() {
+		t.Error("keepalived gets a configuration with the interface of the front network")
+	}
+}
+
+// TestAFrontAddressOfALoadBalancerThatWasRemoved can belong to another one by now. keepalived gets it once as a peer, and nobody is a peer of itself.
+func TestAFrontAddressOfALoadBalancerThatWasRemoved(t *testing.T) {
+	c, seen := fronted()
+	c.Spec.LoadBalancer.Address = "192.0.2.50"
+	lb, other := c.HostsWith(spec.RoleLoadBalancer)[0], c.HostsWith(spec.RoleLoadBalancer)[1]
+	removed := spec.Host{Name: "lb-z", Address: "10.0.0.99", FrontAddress: lb.FrontAddress, Roles: []string{spec.RoleLoadBalancer}}
+	for _, h := range []spec.Host{lb, other} {
+		config := file(t, Balancer(c, h, seen[h.Name], "CA", removed), KeepalivedFile)
+		want := 1
+		if h.Name == lb.Name {
+			want = 0
+		}
+		if n := strings.Count(config, lb.FrontAddress+" min_ttl 255"); n != want {
+			t.Errorf("%s has the peer %s %d times:\n%s", h.Name, lb.FrontAddress, n, config)
+		}
+	}
 }

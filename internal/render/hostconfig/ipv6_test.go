@@ -75,6 +75,7 @@ func TestDualStack(t *testing.T) {
 // kernel does not listen to them, or for interfaces of others, nothing changes.
 func TestRouterAdvertisements(t *testing.T) {
 	c := dual()
+	c.Spec.Network.PodTrafficCIDR = "10.1.0.0/24,fd00:1::/64" // whose addresses nobody writes into the spec
 	own := c.Spec.Hosts[0].SecondaryAddress
 	for _, tc := range []struct {
 		link, address, value string
@@ -83,6 +84,7 @@ func TestRouterAdvertisements(t *testing.T) {
 		{"ens3", own, "1", "net.ipv6.conf.ens3.accept_ra"},
 		{"ens3", own, "2", "net.ipv6.conf.ens3.accept_ra"},
 		{"ens3.100", own, "1", "net.ipv6.conf.ens3/100.accept_ra"},
+		{"ens4", "fd00:1::99", "1", "net.ipv6.conf.ens4.accept_ra"},
 		{"ens3", own, "0", ""},
 		{"ens3", "fd00:2::1", "1", ""},
 		{"ens3", c.Spec.Hosts[0].Address, "1", ""},

@@ -72,12 +72,14 @@ global_defs {
 // network cuts off does not keep it.
 func between(h spec.Host, all []spec.Host, here place) string {
 	var peers strings.Builder
+	own := here.of(h)
+	taken := []string{own} // a load balancer that was removed may have had an address that another one has now
 	for _, lb := range byName(all) {
-		if lb.Name != h.Name {
-			fmt.Fprintf(&peers, "        %s min_ttl 255\n", here.of(lb))
+		if address := here.of(lb); !slices.Contains(taken, address) {
+			taken = append(taken, address)
+			fmt.Fprintf(&peers, "        %s min_ttl 255\n", address)
 		}
 	}
-	own := here.of(h)
 	// keepalived rejects unicast without peers. The only load balancer of a cluster announces itself to nobody by multicast.
 	if peers.Len() == 0 {
 		return "mcast_src_ip " + own

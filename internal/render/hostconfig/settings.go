@@ -3,6 +3,7 @@ package hostconfig
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"net/url"
 	"path"
 	"reflect"
@@ -87,7 +88,8 @@ func ipv6Sysctls(c *spec.Cluster, f *facts.Facts) map[string]string {
 	out := map[string]string{"net.ipv6.conf.all.forwarding": "1", "net.bridge.bridge-nf-call-ip6tables": "1"}
 	for _, a := range f.Addresses {
 		name := strings.Replace(acceptRA, "*", strings.ReplaceAll(a.Interface, ".", "/"), 1)
-		ours := slices.ContainsFunc(c.Spec.Hosts, func(h spec.Host) bool { return slices.Contains(h.AllAddresses(), a.IP) })
+		ours := slices.ContainsFunc(c.Spec.Hosts, func(h spec.Host) bool { return slices.Contains(h.AllAddresses(), a.IP) }) ||
+			slices.ContainsFunc(c.Spec.Network.PodTrafficCIDRs(), func(cidr netip.Prefix) bool { return slices.Contains(f.Within(cidr), a) })
 		if value := f.Sysctls[name]; ours && isIPv6(a.IP) && (value == "1" || value == "2") {
 			out[name] = "2"
 		}

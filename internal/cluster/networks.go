@@ -26,6 +26,18 @@ func (s *State) PodTrafficAddresses(h spec.Host) (out []string) {
 	return out
 }
 
+// VIPAddress is the address of a load balancer in the network of the spec's virtual IP. frontAddress can stay in the spec when the virtual IP moves back into the network of the
+// nodes, so the networks decide, those of any load balancer that can be queried. If none can, it is the frontAddress.
+func (s *State) VIPAddress(h spec.Host) string {
+	vip := s.Spec.Spec.LoadBalancer.Address
+	for _, lb := range append([]spec.Host{h}, s.Spec.BalancerHosts()...) {
+		if f := s.Facts(lb.Name); f != nil && lb.FrontAddress != "" && f.InNetworkOf(vip, lb.VIPAddresses()...) == lb.Address {
+			return h.Address
+		}
+	}
+	return h.VIPAddress()
+}
+
 // AllAddresses are the addresses at which a host is a part of the cluster, in all networks, as far as they are known.
 func (s *State) AllAddresses(h spec.Host) []string {
 	out := h.AllAddresses()
