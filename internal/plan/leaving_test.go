@@ -54,6 +54,7 @@ func TestNothingIsDoneToOtherMachines(t *testing.T) {
 				"reboot":   func() (*Plan, error) { return Reboot(s, h, MaintainOptions{}) },
 				"reset":    func() (*Plan, error) { return Reset(s, []string{tc.of}) },
 				"renew":    func() (*Plan, error) { return Renew(s) },
+				"encrypt":  func() (*Plan, error) { return RotateEncryption(s) },
 				"repair": func() (*Plan, error) {
 					_, _, err := Repairs(s, testBundle)
 					return nil, err
