@@ -10,9 +10,9 @@ import (
 )
 
 // prometheus reports what does not run of the Prometheus that the spec installs. Apply waits for what is wrong with itself: an image, a volume, its
-// configuration, or a cluster that never has room for it. It does not wait for a replica whose node is down, cordoned, or in maintenance, and not for one
-// that finds no node while that is so: another finding is about the node, and an apply that mends one zone must not fail because another one is down.
-// Neither does it wait for the user's Secret, whose namespace the first apply creates.
+// configuration, or a cluster that never has room for it. It does not wait for a replica whose node is down or in maintenance, and not for one that
+// finds no node while a node is down, cordoned, or in maintenance: another finding is about the node, and an apply that mends one zone must not fail
+// because another one is down. Neither does it wait for the user's Secret, whose namespace the first apply creates.
 func (f *findings) prometheus() {
 	if f.Seen.API == nil || f.Seen.API.Prometheus == nil || !f.Spec.InstallsPrometheus() {
 		return
