@@ -132,7 +132,7 @@ func (s *State) Dead(h spec.Host) *Refusal {
 	}
 	if m, is := s.Member(h.Name); is && m.Healthy {
 		return alive(true, "its etcd member works")
-	} else if !is && s.Seen.Etcd == nil && slices.Contains(Names(s.present.EtcdHosts()), h.Name) {
+	} else if s.MemberUnknown(h.Name) {
 		return alive(true, "no etcd member could be asked%s", after(": ", s.Seen.EtcdError))
 	}
 	asked := 0

@@ -1290,3 +1290,43 @@ func TestDocumentationHasTheRules(t *testing.T) {
 		}
 	}
 }
+
+// TestEachReasonOfPrometheusHasItsFix: where the Secret is missing and a node is down, both have to come before everything runs.
+func TestEachReasonOfPrometheusHasItsFix(t *testing.T) {
+	for name, tc := range map[string]struct {
+		secret, node, broken bool
+		want                 []string
+	}{
+		"a Secret":             {secret: true, want: []string{"create secret generic receivers"}},
+		"a node":               {node: true, want: []string{"bring back the nodes"}},
+		"both":                 {secret: true, node: true, want: []string{"create secret generic receivers", "bring back the nodes"}},
+		"and something broken": {secret: true, node: true, broken: true, want: []string{"describe pods", "create secret generic receivers", "bring back the nodes"}},
+	} {
+		f := whole()
+		installed(f)
+		f.Spec.Spec.Monitoring.Prometheus.AlertmanagerSecret = "receivers"
+		w := f.Seen.API.Prometheus.Workloads
+		if tc.secret {
+			w[1].Ready, w[1].NotReady = 1, []facts.WaitingPod{{Node: "w-a", Why: `alertmanager on w-a: ContainerCreating: FailedMount: secret "receivers" not found`}}
+		}
+		if tc.node {
+			w[0].Ready, w[0].NotReady = 1, []facts.WaitingPod{{Why: "prometheus: Unschedulable"}}
+			f.Seen.API.Nodes[4].Ready = false
+			f.Dies("w-b")
+		}
+		if tc.broken {
+			w[2].Ready, w[2].NotReady = 1, []facts.WaitingPod{{Node: "w-a", Why: "kube-state-metrics on w-a: CrashLoopBackOff"}}
+		}
+		all := Evaluate(f.Spec, f.Seen).Findings()
+		i := slices.IndexFunc(all, func(x Finding) bool { return x.Rule == RulePrometheus })
+		if i < 0 {
+			t.Errorf("%s: no finding", name)
+			continue
+		}
+		for _, fix := range []string{"describe pods", "create secret generic receivers", "bring back the nodes"} {
+			if strings.Contains(all[i].Fix, fix) != slices.Contains(tc.want, fix) {
+				t.Errorf("%s: %q", name, all[i].Fix)
+			}
+		}
+	}
+}

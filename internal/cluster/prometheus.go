@@ -10,16 +10,17 @@ import (
 )
 
 // prometheus reports what does not run of the Prometheus that the spec installs. Apply waits for what is wrong with itself: an image, a volume, its
-// configuration, or a cluster that never has room for it. It does not wait for a replica whose node is down, cordoned, or in maintenance, and not for one
-// that finds no node while that is so: another finding is about the node, and an apply that mends one zone must not fail because another one is down.
-// Neither does it wait for the user's Secret, whose namespace the first apply creates.
+// configuration, or a cluster that never has room for it. It does not wait for a replica whose node is down or in maintenance, and not for one that
+// finds no node while a node is down, cordoned, or in maintenance: another finding is about the node, and an apply that mends one zone must not fail
+// because another one is down. Neither does it wait for the user's Secret, whose namespace the first apply creates.
 func (f *findings) prometheus() {
 	if f.Seen.API == nil || f.Seen.API.Prometheus == nil || !f.Spec.InstallsPrometheus() {
 		return
 	}
 	seen := f.Seen.API.Prometheus
 	if seen.Unknown != "" {
-		f.unmet(RulePrometheus, Warning, "whether Prometheus and Alertmanager run is unknown: "+seen.Unknown, fixStatus)
+		f.unmet(RulePrometheus, Warning, "whether Prometheus and Alertmanager run is unknown: "+seen.Unknown,
+			"Run `quorate status` again in a moment. If this persists, the cause is in what the API server answered, and on no host in particular.")
 		return
 	}
 	namespace := ""
@@ -27,31 +28,40 @@ func (f *findings) prometheus() {
 		namespace = seen.Workloads[0].Namespace
 	}
 	var wrong, waits []string
-	missing := false
-	wait := "It starts when a node can take it: bring back the nodes that are down, cordoned, or in maintenance."
+	missing, nodes, secret := false, "", ""
 	for _, w := range seen.Workloads {
 		why, excused := f.workload(w)
 		missing = missing || w.Missing
 		switch {
 		case w.Name == alertmanager && why != "" && f.lacksSecret(w):
 			waits = append(waits, why)
-			wait = "`kubectl -n " + namespace + " create secret generic " + f.Spec.Spec.Monitoring.Prometheus.AlertmanagerSecret + " --from-file=alertmanager.yaml` creates the Secret. Alertmanager then starts within minutes."
+			secret = "`kubectl -n " + namespace + " create secret generic " + f.Spec.Spec.Monitoring.Prometheus.AlertmanagerSecret + " --from-file=alertmanager.yaml` creates the Secret. Alertmanager then starts within minutes."
 		case why != "" && excused:
 			waits = append(waits, why)
+			nodes = "For what waits for a node, bring back the nodes that are down, cordoned, or in maintenance."
 		case why != "":
 			wrong = append(wrong, why)
 		}
 	}
-	fix := "`kubectl -n " + namespace + " describe pods` and `kubectl -n " + namespace + " logs POD --previous` show more."
+	var fixes []string
 	if missing {
-		fix = "`quorate apply` creates what is missing. " + fix
+		fixes = append(fixes, "`quorate apply` creates what is missing.")
 	}
+	if len(wrong) > 0 {
+		fixes = append(fixes, "`kubectl -n "+namespace+" describe pods` and `kubectl -n "+namespace+" logs POD --previous` show more.")
+	}
+	for _, text := range []string{secret, nodes} {
+		if text != "" {
+			fixes = append(fixes, text)
+		}
+	}
+	fix := strings.Join(fixes, " ")
 	summary := strings.Join(append(wrong, waits...), "; ")
 	switch {
 	case len(wrong) > 0:
 		f.unmet(RulePrometheus, Warning, summary, fix)
 	case len(waits) > 0:
-		f.add(RulePrometheus, Warning, summary, wait)
+		f.add(RulePrometheus, Warning, summary, fix)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"quorate.dev/quorate/internal/facts"
-	"quorate.dev/quorate/internal/spec"
 )
 
 // ruleEnd lets a cluster be removed as a whole only if it is the one of the spec: Quorate built or adopted it, or began to.
@@ -122,7 +121,7 @@ func (s *State) ruleNoPart(c Change) *Refusal {
 	if b := s.Seen.Hosts[h.Name].Balancer; s.present.Balances(h) && b != nil && b.Healthy && b.WrittenFor == s.Spec.Metadata.Name {
 		parts = append(parts, "its load balancer works")
 	}
-	if h.Has(spec.RoleEtcd) && s.Seen.Etcd == nil && !s.Spec.ExistingEtcd() {
+	if s.MemberUnknown(h.Name) {
 		parts = append(parts, "whether etcd has a member for it could not be queried")
 	}
 	if len(parts) > 0 {

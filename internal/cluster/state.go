@@ -330,6 +330,11 @@ func (s *State) Member(host string) (facts.EtcdMember, bool) {
 	return s.Seen.Etcd[i], true
 }
 
+// MemberUnknown says that nobody could be asked whether etcd has a member for a host that is to have one.
+func (s *State) MemberUnknown(host string) bool {
+	return s.Seen.Etcd == nil && slices.Contains(Names(s.present.EtcdHosts()), host)
+}
+
 // MemberHost is the host of a member: by its name, or by its peer URL as long as it has never started and told its name.
 func (s *State) MemberHost(m facts.EtcdMember) string {
 	for _, h := range s.present.EtcdHosts() {

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/etcd"
@@ -253,7 +254,7 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 		wg   sync.WaitGroup
 	)
 	wg.Go(func() {
-		v, err := client.Discovery().ServerVersion()
+		v, err := discovery.ToServerVersionInterfaceWithContext(client.Discovery()).ServerVersionWithContext(ctx)
 		if err == nil {
 			api.Version = v.GitVersion
 		}

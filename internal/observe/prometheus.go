@@ -105,7 +105,8 @@ func isCreated(p *corev1.Pod) bool {
 	})
 }
 
-// podEvents are the last warnings about pods. Events only explain, so that nothing else depends on whether they can be read.
+// podEvents are the last warnings about pods. Events only explain, and where they cannot be read, the rest of the observation is as it is. Apply then also waits
+// for what it recognizes by an event alone, a Secret that is missing.
 func podEvents(ctx context.Context, client kubernetes.Interface) map[types.UID]string {
 	list, err := client.CoreV1().Events(monitoring.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "type=Warning,involvedObject.kind=Pod"})
 	if err != nil {

@@ -24,6 +24,9 @@ const lastStage = 3
 // RotateEncryption plans a new key for secrets at rest, or the rest of a rotation that was interrupted.
 func RotateEncryption(s *cluster.State) (*Plan, error) {
 	b := &builder{State: s, c: s.Spec, out: &Plan{Cluster: s.Spec.Metadata.Name, Unreachable: s.Unreachable()}}
+	if r := s.OtherMachines(); r != nil {
+		return nil, r
+	}
 	if err := b.allAPIServers(); err != nil {
 		return nil, err
 	}

@@ -54,6 +54,7 @@ func TestNothingIsDoneToOtherMachines(t *testing.T) {
 				"reboot":   func() (*Plan, error) { return Reboot(s, h, MaintainOptions{}) },
 				"reset":    func() (*Plan, error) { return Reset(s, []string{tc.of}) },
 				"renew":    func() (*Plan, error) { return Renew(s) },
+				"encrypt":  func() (*Plan, error) { return RotateEncryption(s) },
 				"repair": func() (*Plan, error) {
 					_, _, err := Repairs(s, testBundle)
 					return nil, err
@@ -210,6 +211,32 @@ func TestOnlyPartsOfTheClusterAreMaintained(t *testing.T) {
 		}
 		if len(p.Steps) != 1 || p.Steps[0].Kind != LeaveMaintenance {
 			t.Errorf("%s: %v", name, p.Steps)
+		}
+	}
+}
+
+// TestAMemberThatNobodyAskedForIsNotAbsent: a host without its data may be a member of an etcd that does not answer. Nobody is told to power it off, and its
+// maintenance does not end as if nothing on it had been stopped.
+func TestAMemberThatNobodyAskedForIsNotAbsent(t *testing.T) {
+	for _, known := range []bool{true, false} {
+		c := testCluster()
+		obs := finished(t, c)
+		h, _ := c.Host("cp-b")
+		lost := empty(c).Hosts[h.Name]
+		obs.Hosts[h.Name] = lost
+		obs.API.Nodes = slices.DeleteFunc(obs.API.Nodes, func(n facts.Node) bool { return n.Name == h.Name })
+		obs.Etcd = slices.DeleteFunc(obs.Etcd, func(m facts.EtcdMember) bool { return m.Name == h.Name })
+		if !known {
+			obs.Etcd, obs.EtcdError = nil, "no member answers"
+		}
+		_, err := Maintain(cluster.Evaluate(c, obs), Target{Hosts: []spec.Host{h}}, MaintainOptions{})
+		r, ok := errors.AsType[*cluster.Refusal](err)
+		if !ok || (r.Rule == RuleJoined) != known {
+			t.Errorf("etcd answers %t: %v", known, err)
+		}
+		obs.API.Maintenance = map[string]facts.Maintenance{h.Name: {}}
+		if p, err := EndMaintenance(cluster.Evaluate(c, obs), Target{Hosts: []spec.Host{h}}); (err == nil) != known {
+			t.Errorf("the end, etcd answers %t: %v, %v", known, p, err)
 		}
 	}
 }

@@ -210,7 +210,7 @@ func (b *builder) takePart(t Target) error {
 func (b *builder) stranger(h spec.Host) bool {
 	_, member := b.Member(h.Name)
 	seen := b.Seen.Hosts[h.Name]
-	return b.State.Reachable(h.Name) && !b.Joined(h) && b.Node(h.Name) == nil && !member && seen.BalancerError == "" && (seen.Balancer == nil || seen.Balancer.WrittenFor == "")
+	return b.State.Reachable(h.Name) && !b.Joined(h) && b.Node(h.Name) == nil && !member && !b.MemberUnknown(h.Name) && seen.BalancerError == "" && (seen.Balancer == nil || seen.Balancer.WrittenFor == "")
 }
 
 func (b *builder) reachable(t Target, fix string) error {

@@ -256,7 +256,7 @@ func (j *judge) kernel(h spec.Host, f *facts.Facts, in facts.Inspection) {
 			j.add(failure, "kernel", on, "Remove the line that begins with `install "+name+"` from it.", "%s on HOSTS keeps the kernel module %s from being loaded when the host starts", in.BlockedModules[name], name)
 		}
 	}
-	if j.c.Spec.Network.CNI == spec.CNIFlannel && j.c.Spec.Network.Policies == spec.PoliciesEnforced && cannotQueue(in) {
+	if j.c.Spec.Network.CNI == spec.CNIFlannel && j.c.Spec.Network.Policies == spec.PoliciesEnforced && cannotQueue(f, in) {
 		severity := failure
 		if j.Joined(h) {
 			severity = warning // it works until there is a policy
@@ -286,10 +286,13 @@ func (j *judge) kernel(h spec.Host, f *facts.Facts, in facts.Inspection) {
 }
 
 // cannotQueue says that a kernel certainly cannot hand packets to a program, which flannel needs for network policies. It can with nftables' own
-// expression, or with the older target of xtables, each for both IP families.
-func cannotQueue(in facts.Inspection) bool {
+// expression, or with the older target of xtables, each for both IP families. Modules of a container are loaded by the machine below it, whatever the
+// container's own modprobe would do.
+func cannotQueue(f *facts.Facts, in facts.Inspection) bool {
 	lacks := func(names ...string) bool {
-		return slices.ContainsFunc(names, func(name string) bool { return in.Features[name] == facts.Absent || in.BlockedModules[name] != "" })
+		return slices.ContainsFunc(names, func(name string) bool {
+			return in.Features[name] == facts.Absent || f.Container == "" && in.BlockedModules[name] != ""
+		})
 	}
 	return lacks("nfnetlink_queue") || lacks("nft_queue") && lacks("nft_compat", "xt_NFQUEUE")
 }

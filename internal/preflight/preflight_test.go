@@ -1040,6 +1040,25 @@ func TestNoPoliciesNoQueue(t *testing.T) {
 	}
 }
 
+// TestModulesOfTheMachineBelow: what a container's own modprobe would not load says nothing, because the machine below loads the modules.
+func TestModulesOfTheMachineBelow(t *testing.T) {
+	for _, container := range []string{"", "lxc"} {
+		c := labSpec()
+		obs, seen := healthy(c)
+		w := world{c, obs, seen}
+		for _, h := range c.Spec.Hosts {
+			w.facts(h.Name).Container = container
+			w.in(h.Name, func(i *facts.Inspection) {
+				i.BlockedModules = map[string]string{"nfnetlink_queue": "/etc/modprobe.d/cis.conf"}
+			})
+		}
+		refused := slices.ContainsFunc(Judge(cluster.Evaluate(c, obs), seen, nil), func(f cluster.Finding) bool { return f.Rule == "kernel" })
+		if refused != (container == "") {
+			t.Errorf("in a container of %q: refused %t", container, refused)
+		}
+	}
+}
+
 // dualSpec is a cluster in which every host has two addresses.
 func dualSpec() *spec.Cluster {
 	c := labSpec()

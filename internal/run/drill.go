@@ -279,8 +279,17 @@ func (d *drilling) drillable(ctx context.Context) (*cluster.State, error) {
 		return nil, context.Cause(ctx)
 	}
 	d.addresses = addressesIn(s)
+	if r := mayDrill(s); r != nil {
+		return nil, r
+	}
+	return s, nil
+}
+
+// mayDrill refuses a drill of a cluster that could not be observed completely, or whose hosts are other machines than those that the spec names: what a
+// fault takes away was computed for another one.
+func mayDrill(s *cluster.State) *cluster.Refusal {
 	if !s.Exists() {
-		return nil, &cluster.Refusal{Rule: cluster.RuleNoCluster, Why: "there is no cluster to drill", Fix: "Build it: `quorate apply`."}
+		return &cluster.Refusal{Rule: cluster.RuleNoCluster, Why: "there is no cluster to drill", Fix: "Build it: `quorate apply`."}
 	}
 	if away := s.Unreachable(); len(away) > 0 {
 		var names []string
@@ -288,10 +297,10 @@ func (d *drilling) drillable(ctx context.Context) (*cluster.State, error) {
 			names = append(names, name)
 		}
 		slices.Sort(names)
-		return nil, &cluster.Refusal{Rule: cluster.RuleUnknown, Subjects: names, Why: "a drill needs to reach every host, and " + cluster.List(names) + " could not be queried: " + away[names[0]],
+		return &cluster.Refusal{Rule: cluster.RuleUnknown, Subjects: names, Why: "a drill needs to reach every host, and " + cluster.List(names) + " could not be queried: " + away[names[0]],
 			Fix: "Bring them back first; `quorate status` shows what is wrong."}
 	}
-	return s, nil
+	return s.OtherMachines()
 }
 
 // reached looks until every host could be queried, but drillLooks times at the most: on a busy host, a single answer may be late.

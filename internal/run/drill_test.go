@@ -99,3 +99,20 @@ func TestOneLateAnswerRefusesNoDrill(t *testing.T) {
 		}
 	}
 }
+
+// TestNoDrillOfOtherMachines: where the spec has hosts at each other's addresses, a fault for one would be injected on the other.
+func TestNoDrillOfOtherMachines(t *testing.T) {
+	f := clustertest.Whole()
+	for _, h := range f.Spec.Spec.Hosts {
+		if h.IsNode() {
+			f.Seen.Hosts[h.Name].Facts.Kubernetes.NodeName = h.Name
+		}
+	}
+	if r := mayDrill(cluster.Evaluate(f.Spec, f.Seen)); r != nil {
+		t.Fatal(r)
+	}
+	f.Seen.Hosts["cp-a"], f.Seen.Hosts["cp-b"] = f.Seen.Hosts["cp-b"], f.Seen.Hosts["cp-a"]
+	if r := mayDrill(cluster.Evaluate(f.Spec, f.Seen)); r == nil || r.Rule != cluster.RuleFixed || r.Fix == "" {
+		t.Errorf("swapped: %v", r)
+	}
+}

@@ -182,8 +182,8 @@ func (d *comparison) note(field string, e Edit) {
 	switch {
 	case e.Meaning == perRole && e.Kind == Added:
 		e.Roles = sortedRoles(after)
-		if former := d.formerAt(after); former != "" {
-			e.Meaning, e.How = Fixed, sentences(strings.ReplaceAll(renamed, "FORMER", former))
+		if former, address := d.formerAt(after); former != "" {
+			e.Meaning, e.How = Fixed, sentences(strings.NewReplacer("FORMER", former, "ADDRESS", address).Replace(renamed))
 		} else {
 			e.Meaning, e.How = added(after)
 		}
@@ -211,15 +211,18 @@ func (d *comparison) note(field string, e Edit) {
 	d.edits = append(d.edits, e)
 }
 
-// formerAt is the host that is removed and whose address a new one gets; empty if there is none. Nobody can tell whether it is the same machine, which
-// would be reset as one host and used as the other.
-func (d *comparison) formerAt(h Host) string {
+// formerAt is the host that is removed and one of whose addresses a new one gets, and that address; both are empty if there is none. Nobody can tell
+// whether it is the same machine, which would be reset as one host and used as the other.
+func (d *comparison) formerAt(h Host) (name, address string) {
 	for _, former := range d.before.Spec.Hosts {
-		if _, stays := d.after.Host(former.Name); !stays && h.Address != "" && former.Address == h.Address {
-			return former.Name
+		if _, stays := d.after.Host(former.Name); stays {
+			continue
+		}
+		if address := former.sharedAddress(h); address != "" {
+			return former.Name, address
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // ownNetwork says that the user brings the pod network and Quorate applies it.

@@ -376,6 +376,8 @@ func TestEdits(t *testing.T) {
 			{"spec.hosts[lb-a]", Removed, Rolling, nil}, {"spec.hosts[lb-x]", Added, Fixed, []string{"Put lb-a back", "`quorate reset lb-a`"}}}},
 		"a machine gets another name and role": {real, []string{"{name: worker-b, address: 10.0.0.22, roles: [worker], zone: b}", "{name: cp-d, address: 10.0.0.22, roles: [control-plane], zone: b}", "hosts: [worker-a, worker-b]", "hosts: [worker-a]", "zones: [a, b]", "zones: [a]"}, []want{
 			{"spec.hosts[cp-d]", Added, Fixed, []string{"Put worker-b back"}}, {"spec.hosts[worker-b]", Removed, Rolling, nil}, {"spec.nodePools[web].zones", Changed, Free, nil}, {"spec.nodePools[web].hosts", Changed, Rolling, nil}}},
+		"a balancer renamed that keeps one of its addresses": {edit(t, real, frontEdits...), []string{"lb-a, address: 10.0.0.31", "lb-x, address: 10.0.0.39"}, []want{
+			{"spec.hosts[lb-a]", Removed, Rolling, nil}, {"spec.hosts[lb-x]", Added, Fixed, []string{"lb-a has the address 192.0.2.31 in the cluster", "Put lb-a back"}}}},
 		"swapped addresses": {real, []string{"worker-a, address: 10.0.0.21", "worker-a, address: 10.0.0.22", "worker-b, address: 10.0.0.22", "worker-b, address: 10.0.0.21"}, []want{
 			{"spec.hosts[worker-a].address", Changed, Fixed, nil}, {"spec.hosts[worker-b].address", Changed, Fixed, nil}}},
 		"a control plane less": {real, []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}, []want{

@@ -65,8 +65,8 @@ const (
 	// joinAgain takes two runs: in one run, a host cannot leave and come back as another one. A reset has it leave although it stays in the spec, because
 	// a spec without it may not be valid: that of a cluster with three control planes, for example.
 	joinAgain = "have HOST leave the cluster as it is (`quorate reset HOST`); then change it in the spec, and run `quorate apply`"
-	// renamed is about a host that gets the address of one that is removed in the same edit.
-	renamed = "FORMER has this address in the cluster, and a host that stays cannot be renamed. Put FORMER back. " +
+	// renamed is about a host that gets an address of one that is removed in the same edit.
+	renamed = "FORMER has the address ADDRESS in the cluster, and a host that stays cannot be renamed. Put FORMER back. " +
 		"To give the machine another name, have it leave the cluster as FORMER (`quorate reset FORMER`); then change the name, and run `quorate apply`. " +
 		"A new machine that takes the place of FORMER can have its name: with FORMER back in the spec, `quorate apply` has it join"
 

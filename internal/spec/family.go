@@ -126,9 +126,17 @@ func thatAreSet(addresses ...string) []string {
 	return slices.DeleteFunc(addresses, func(a string) bool { return a == "" })
 }
 
-// SharesAddress reports whether both are the same machine by one of their addresses.
-func (h Host) SharesAddress(o Host) bool {
-	return slices.ContainsFunc(h.Addresses(), func(a string) bool { return slices.Contains(o.Addresses(), a) })
+// SharesAddress reports whether both are the same machine by one of their addresses, in any network.
+func (h Host) SharesAddress(o Host) bool { return h.sharedAddress(o) != "" }
+
+// sharedAddress is the first address of the host that the other one has, too; empty if there is none.
+func (h Host) sharedAddress(o Host) string {
+	for _, a := range h.AllAddresses() {
+		if slices.Contains(o.AllAddresses(), a) {
+			return a
+		}
+	}
+	return ""
 }
 
 // fill sets the ranges that are not given. They have the families of those that are, or else of the hosts.

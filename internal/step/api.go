@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
 
@@ -321,7 +322,7 @@ func (e *Env) record(ctx context.Context, key, value string) error {
 }
 
 func applyObjects(ctx context.Context, client *kube.Client, m manifest.Manifest) error {
-	return eachObject(client, m, func(resource dynamic.ResourceInterface, o *unstructured.Unstructured) error {
+	return eachObject(ctx, client, m, func(resource dynamic.ResourceInterface, o *unstructured.Unstructured) error {
 		if err := applyObject(ctx, resource, o); err != nil {
 			return fmt.Errorf("applying %s %s: %w", o.GetKind(), o.GetName(), err)
 		}
@@ -350,7 +351,7 @@ func removeManifest(ctx context.Context, e *Env, s plan.Step) error {
 }
 
 func removeObjects(ctx context.Context, client *kube.Client, m manifest.Manifest) error {
-	return eachObject(client, m, func(resource dynamic.ResourceInterface, o *unstructured.Unstructured) error {
+	return eachObject(ctx, client, m, func(resource dynamic.ResourceInterface, o *unstructured.Unstructured) error {
 		if err := resource.Delete(ctx, o.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("removing %s %s: %w", o.GetKind(), o.GetName(), err)
 		}
@@ -359,8 +360,8 @@ func removeObjects(ctx context.Context, client *kube.Client, m manifest.Manifest
 }
 
 // eachObject calls do for the objects of a manifest, in their order.
-func eachObject(client *kube.Client, m manifest.Manifest, do func(dynamic.ResourceInterface, *unstructured.Unstructured) error) error {
-	groups, err := restmapper.GetAPIGroupResources(client.Discovery())
+func eachObject(ctx context.Context, client *kube.Client, m manifest.Manifest, do func(dynamic.ResourceInterface, *unstructured.Unstructured) error) error {
+	groups, err := restmapper.GetAPIGroupResourcesWithContext(ctx, discovery.ToDiscoveryInterfaceWithContext(client.Discovery()))
 	if err != nil {
 		return err
 	}

@@ -33,8 +33,14 @@ type yielding struct {
 	client  *kube.Client
 	note    func(string)
 	mu      sync.Mutex
-	relaxed map[string]*intstr.IntOrString // by name: what it was
-	noted   string                         // of the manifest, before the first of them was relaxed
+	relaxed map[string]*relaxedBudget // by name
+	noted   string                    // of the manifest, before anything was changed; empty as long as nothing was
+}
+
+// relaxedBudget is what a budget was before the API was first asked to relax it. Whether it did is only known when it has answered.
+type relaxedBudget struct {
+	was  *intstr.IntOrString
+	done bool
 }
 
 // yield relaxes one of them. Before, it notes that the objects are to be applied again, so that a run that is killed leaves nothing relaxed for good.
@@ -45,29 +51,37 @@ func (y *yielding) yield(ctx context.Context, b evict.Budget) error {
 	}
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	if _, done := y.relaxed[name]; done {
+	budget, known := y.relaxed[name]
+	if known && budget.done {
 		return nil
 	}
-	if len(y.relaxed) == 0 {
+	noted := y.noted
+	if noted == "" {
 		own, err := y.client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, observe.ConfigMap, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
-		if y.noted = own.Data[manifest.Prometheus]; y.noted == "" {
+		if noted = own.Data[manifest.Prometheus]; noted == "" {
 			return nil // it is somebody else's
 		}
 	}
-	have, err := y.client.PolicyV1().PodDisruptionBudgets(namespace).Get(ctx, name, metav1.GetOptions{})
-	if err != nil {
-		return err
+	if !known {
+		have, err := y.client.PolicyV1().PodDisruptionBudgets(namespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		budget = &relaxedBudget{was: have.Spec.MaxUnavailable}
 	}
+	// From here on there is something to restore, also if an answer is lost.
+	y.noted = noted
 	if err := Note(ctx, y.client, manifest.Prometheus, plan.BeingApplied); err != nil {
 		return err
 	}
+	y.relaxed[name] = budget
 	if err := y.set(ctx, name, new(intstr.FromString("100%"))); err != nil {
 		return err
 	}
-	y.relaxed[name] = have.Spec.MaxUnavailable
+	budget.done = true
 	y.note("the disruption budget " + b.Name + " lets the last replica go: " + strings.Join(b.Unhealthy, ", ") + " can run only when a node comes back")
 	return nil
 }
@@ -76,12 +90,12 @@ func (y *yielding) yield(ctx context.Context, b evict.Budget) error {
 func (y *yielding) restore(ctx context.Context) error {
 	y.mu.Lock()
 	defer y.mu.Unlock()
-	if len(y.relaxed) == 0 {
+	if y.noted == "" {
 		return nil
 	}
 	return y.e.onNode(ctx, "restoring the disruption budgets of Prometheus", func(ctx context.Context) error {
-		for name, was := range y.relaxed {
-			if err := y.set(ctx, name, was); err != nil {
+		for name, budget := range y.relaxed {
+			if err := y.set(ctx, name, budget.was); err != nil && !apierrors.IsNotFound(err) {
 				return err
 			}
 		}
@@ -131,7 +145,7 @@ func drainNode(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	o := e.evictOptions(s)
-	own := &yielding{e: e, client: client, note: o.Note, relaxed: map[string]*intstr.IntOrString{}}
+	own := &yielding{e: e, client: client, note: o.Note, relaxed: map[string]*relaxedBudget{}}
 	o.Yield = own.yield
 	err = evict.Drain(ctx, client, s.Host, o)
 	err = errors.Join(err, own.restore(context.WithoutCancel(ctx)))

@@ -1,6 +1,7 @@
 package step
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -8,8 +9,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	"quorate.dev/quorate/internal/evict"
 	"quorate.dev/quorate/internal/kube"
@@ -92,7 +95,7 @@ func TestTheBudgetOfPrometheusYields(t *testing.T) {
 	} {
 		own := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: observe.ConfigMap}, Data: map[string]string{manifest.Prometheus: tc.noted}}
 		api, ctx := fake.NewClientset(budget(tc.namespace), own), t.Context()
-		y := &yielding{e: &Env{}, client: &kube.Client{Interface: api}, note: func(string) {}, relaxed: map[string]*intstr.IntOrString{}}
+		y := &yielding{e: &Env{}, client: &kube.Client{Interface: api}, note: func(string) {}, relaxed: map[string]*relaxedBudget{}}
 		is := func(when string, want intstr.IntOrString, noted string) {
 			t.Helper()
 			b, err := api.PolicyV1().PodDisruptionBudgets(tc.namespace).Get(ctx, "prometheus", metav1.GetOptions{})
@@ -118,5 +121,67 @@ func TestTheBudgetOfPrometheusYields(t *testing.T) {
 			t.Fatal(err)
 		}
 		is("afterwards", one, tc.noted)
+	}
+}
+
+// TestALostAnswerDoesNotLeaveABudgetRelaxed: the API may have relaxed a budget although its answer was lost, and is asked again. What the budget was, and what was
+// noted, is what it was before the first request.
+func TestALostAnswerDoesNotLeaveABudgetRelaxed(t *testing.T) {
+	one := intstr.FromInt32(1)
+	for name, tc := range map[string]struct {
+		lost  string // the resource whose first change is not answered
+		first string // a budget that was relaxed before; empty for none
+		retry bool
+	}{
+		"the budget's, and nobody asks again":        {lost: "poddisruptionbudgets"},
+		"the budget's":                               {lost: "poddisruptionbudgets", retry: true},
+		"the second budget's":                        {lost: "poddisruptionbudgets", first: "alertmanager", retry: true},
+		"the note's, and nobody asks again":          {lost: "configmaps"},
+		"the note's":                                 {lost: "configmaps", retry: true},
+		"the note's, of the second budget":           {lost: "configmaps", first: "alertmanager", retry: true},
+		"the second budget's, and nobody asks again": {lost: "poddisruptionbudgets", first: "alertmanager"},
+	} {
+		objects := []runtime.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: observe.ConfigMap}, Data: map[string]string{manifest.Prometheus: "sha256:one"}}}
+		for _, name := range []string{"prometheus", "alertmanager"} {
+			objects = append(objects, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: monitoring.Namespace, Name: name}, Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: &one}})
+		}
+		api, ctx := fake.NewClientset(objects...), t.Context()
+		y := &yielding{e: &Env{}, client: &kube.Client{Interface: api}, note: func(string) {}, relaxed: map[string]*relaxedBudget{}}
+		yield := func(budget string) error {
+			return y.yield(ctx, evict.Budget{Name: monitoring.Namespace + "/" + budget, Unhealthy: []string{"p"}})
+		}
+		if tc.first != "" {
+			if err := yield(tc.first); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+		}
+		lost := false
+		api.PrependReactor("patch", tc.lost, func(a clienttesting.Action) (bool, runtime.Object, error) {
+			if lost {
+				return false, nil, nil
+			}
+			lost = true
+			_, _, err := clienttesting.ObjectReaction(api.Tracker())(a)
+			return true, nil, errors.Join(errors.New("the answer is lost"), err)
+		})
+		if err := yield("prometheus"); err == nil {
+			t.Errorf("%s: an answer that is lost is no error", name)
+		}
+		if tc.retry {
+			if err := yield("prometheus"); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if err := y.restore(ctx); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, budget := range []string{"prometheus", "alertmanager"} {
+			if b, err := api.PolicyV1().PodDisruptionBudgets(monitoring.Namespace).Get(ctx, budget, metav1.GetOptions{}); err != nil || *b.Spec.MaxUnavailable != one {
+				t.Errorf("%s: %s is %v, %v", name, budget, b.Spec.MaxUnavailable, err)
+			}
+		}
+		if c, err := api.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, observe.ConfigMap, metav1.GetOptions{}); err != nil || c.Data[manifest.Prometheus] != "sha256:one" {
+			t.Errorf("%s: %v is noted, %v", name, c.Data, err)
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -110,5 +111,34 @@ func TestObjectsAreNotedBeforeTheyExist(t *testing.T) {
 				t.Errorf("%s, killed %t: it is noted as applied: %q", name, killed, wrote())
 			}
 		}
+	}
+}
+
+// TestAManifestDoesNotOutliveItsDeadline: an API server that accepts the connection and answers nothing is given up when the time for the step is over.
+func TestAManifestDoesNotOutliveItsDeadline(t *testing.T) {
+	end := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-end:
+		case <-r.Context().Done():
+		}
+	}))
+	defer server.Close()
+	defer close(end)
+	client, err := kube.FromConfig(&rest.Config{Host: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- applyObjects(ctx, client, manifest.Optional()[manifest.Exporter]) }()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("nothing was answered, and there is no error")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the step goes on although its time is over")
 	}
 }

@@ -180,8 +180,11 @@ func (l *lister) resources(ctx context.Context, custom []definition, elsewhere m
 	ctx, cancel := context.WithTimeoutCause(ctx, discoveryTimeout, fmt.Errorf("the API server does not serve all custom resources after %s", discoveryTimeout))
 	defer cancel()
 	for {
-		served, err := l.served(elsewhere)
-		if err != nil && ctx.Err() == nil {
+		served, err := l.served(ctx, elsewhere)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx) // a list that was cut short is not the whole one
+		}
+		if err != nil {
 			return nil, err
 		}
 		var out []resource
@@ -213,8 +216,8 @@ func (l *lister) resources(ctx context.Context, custom []definition, elsewhere m
 }
 
 // served are all versions of all kinds that can be listed, the preferred version of a group first.
-func (l *lister) served(elsewhere map[schema.GroupVersion]bool) (out []resource, _ error) {
-	_, lists, err := l.client.Discovery().ServerGroupsAndResources()
+func (l *lister) served(ctx context.Context, elsewhere map[schema.GroupVersion]bool) (out []resource, _ error) {
+	_, lists, err := discovery.ToDiscoveryInterfaceWithContext(l.client.Discovery()).ServerGroupsAndResourcesWithContext(ctx)
 	var partly *discovery.ErrGroupDiscoveryFailed
 	if err != nil && !errors.As(err, &partly) {
 		return nil, fmt.Errorf("asking the API server for its kinds of objects: %w", err)
