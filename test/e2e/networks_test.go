@@ -68,6 +68,13 @@ func TestNetworks(t *testing.T) {
 		n.on(t, ctx, holder, "ip link set "+frontLink+" up")
 		n.sound(t, ctx)
 	})
+	t.Run("nodes' network lost", func(t *testing.T) {
+		holder := n.holder(t, ctx, frontVIP, frontLink)
+		n.on(t, ctx, holder, "ip -4 route show dev eth0 > /run/routes-of-eth0; ip link set eth0 down")
+		n.moves(t, ctx, holder)
+		n.on(t, ctx, holder, "ip link set eth0 up; while read -r route; do ip route replace $route dev eth0; done < /run/routes-of-eth0")
+		n.sound(t, ctx)
+	})
 	t.Run("host cut off", func(t *testing.T) {
 		holder := n.holder(t, ctx, frontVIP, frontLink)
 		c.must(t, ctx, "lab", "--lab", c.name, "fault", "cut", holder)
@@ -235,7 +242,7 @@ func (n *networks) virtualIP(t *testing.T, ctx context.Context) {
 	}
 	// The load balancers hear each other there: an advertisement every 100 ms.
 	for _, h := range n.spec.BalancerHosts() {
-		if config := n.on(t, ctx, h.Name, "cat /etc/keepalived/keepalived.conf"); !strings.Contains(config, "unicast_src_ip "+h.FrontAddress+"\n") || strings.Contains(config, "eth0") {
+		if config := n.on(t, ctx, h.Name, "cat /etc/keepalived/keepalived.conf"); !strings.Contains(config, "unicast_src_ip "+h.FrontAddress+"\n") || strings.Contains(config, " interface eth0\n") || strings.Contains(config, "dev eth0") {
 			t.Errorf("keepalived on %s:\n%s", h.Name, config)
 		}
 	}

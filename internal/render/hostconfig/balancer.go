@@ -61,7 +61,11 @@ func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string, standbys 
 	at := func(vip string) place {
 		own := f.InNetworkOf(vip, h.VIPAddresses()...)
 		link, _ := f.Interface(own)
-		return place{front: own != h.Address, link: link.Interface, prefix: strconv.Itoa(link.Prefix)}
+		servers, _ := f.Interface(h.Address)
+		if servers.Interface == link.Interface {
+			servers.Interface = ""
+		}
+		return place{front: own != h.Address, link: link.Interface, prefix: strconv.Itoa(link.Prefix), servers: servers.Interface}
 	}
 	d := facts.Desired{
 		Files: []facts.File{

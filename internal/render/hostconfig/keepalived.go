@@ -30,6 +30,8 @@ ExecReload=/bin/kill -HUP $MAINPID
 type place struct {
 	front        bool // in the network of frontAddress
 	link, prefix string
+	// servers is the interface through which API servers are reached, if that is another one; empty if it is not known.
+	servers string
 }
 
 // of is the address of a load balancer in that network. One that has none there was removed before the others got theirs, and hears nothing.
@@ -41,7 +43,7 @@ func (p place) of(lb spec.Host) string {
 }
 
 // keepalivedConfig lets the load balancers share the virtual IP. keepalived never asks an API server, so that no failure
-// of API servers moves the address. The watchdog's file moves it when this host's HAProxy hangs or is gone.
+// of API servers moves the address. An interface that is down does, also the one through which they are reached: then this host reaches none of them. The watchdog's file moves it when this host's HAProxy hangs or is gone.
 func keepalivedConfig(c *spec.Cluster, h spec.Host, standbys []spec.Host, m manner, at func(vip string) place) string {
 	all := slices.Concat(c.BalancerHosts(), standbys)
 	var instances strings.Builder
@@ -100,6 +102,9 @@ func between(h spec.Host, all []spec.Host, here place) string {
 func vrrpInstance(address string, here place, between, track string, priority int) string {
 	if isIPv6(address) {
 		here.prefix = "128"
+	}
+	if here.servers != "" {
+		track += "\n    track_interface {\n        " + here.servers + "\n    }"
 	}
 	return fmt.Sprintf(`
 vrrp_instance api-%[1]s {
