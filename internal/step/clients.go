@@ -138,7 +138,7 @@ func (e *Env) restartFormerClients(ctx context.Context, client *kube.Client, s p
 	}
 	maps.Copy(left, failed)
 	for _, name := range slices.Sorted(maps.Keys(left)) {
-		e.note(s, "left as it is, for a later `quorate apply`: "+name+": "+firstLine(left[name]))
+		e.report(s, "left as it is, for a later `quorate apply`: "+name+": "+firstLine(left[name]))
 	}
 	return nil
 }

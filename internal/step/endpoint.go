@@ -40,7 +40,7 @@ func probeEndpoint(ctx context.Context, e *Env, s plan.Step) error {
 	}
 	for _, f := range findings {
 		if f.Severity.Rank() > cluster.Error.Rank() {
-			e.note(s, f.Summary+". "+f.Fix)
+			e.report(s, f.Summary+". "+f.Fix)
 		}
 	}
 	if refused != nil {
@@ -51,6 +51,12 @@ func probeEndpoint(ctx context.Context, e *Env, s plan.Step) error {
 
 func (e *Env) note(s plan.Step, detail string) {
 	e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: s.Host, ID: s.ID, Title: s.Title, Detail: detail})
+}
+
+// report says what a reader has to know when the step has ended, too, such as where data were kept. A note of a step gives way to the next one,
+// and logs show few of them, so this is one of its own.
+func (e *Env) report(s plan.Step, detail string) {
+	e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: s.Host, Detail: detail})
 }
 
 // meetingTimeout is how long a load balancer of the user's own may take to notice that its servers have come up.
@@ -248,7 +254,7 @@ func (t *takeover) handTheAddressOver(ctx context.Context, s plan.Step, name str
 	}
 	closed, err := balancer.HandOver.Make(ctx, conn, t.permit, t.addresses)
 	if err == nil {
-		t.e.note(s, fmt.Sprintf("%d connections were closed between two requests", closed))
+		t.e.report(s, fmt.Sprintf("%d connections were closed between two requests", closed))
 	}
 	return err
 }

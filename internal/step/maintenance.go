@@ -57,7 +57,7 @@ func (e *Env) maintained(ctx context.Context, client *kube.Client, s plan.Step, 
 	}
 	if err := e.noteMaintenance(ctx, host, &m); err != nil && ctx.Err() == nil {
 		// A full or read-only disk may be why the host is taken out.
-		e.note(s, "the host cannot note that it is in maintenance, so repairs may start its programs while the API does not answer: "+err.Error())
+		e.report(s, "the host cannot note that it is in maintenance, so repairs may start its programs while the API does not answer: "+err.Error())
 	}
 	return ctx.Err()
 }

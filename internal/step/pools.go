@@ -73,7 +73,7 @@ func (e *Env) setPools(ctx context.Context, s plan.Step, r balancer.PoolRequest)
 		return fmt.Errorf("told %d of %d load balancers (%s): %w", len(told), len(e.Present.BalancerHosts()), strings.Join(told, ", "), err)
 	}
 	if len(absent) > 0 {
-		e.note(s, "load balancers were left out: "+errors.Join(absent...).Error())
+		e.report(s, "load balancers were left out: "+errors.Join(absent...).Error())
 	}
 	return nil
 }

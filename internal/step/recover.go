@@ -84,7 +84,7 @@ func recoverMember(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return fmt.Errorf("making a cluster of one from %s on %s: %w", r.Note.Path, s.Host, err)
 	}
-	e.note(s, fmt.Sprintf("the data go up to revision %d; %d entries at the end of the log count that the member did not know to be acknowledged; the new cluster begins at revision %d", built.Revision, built.Kept, built.NewRevision))
+	e.report(s, fmt.Sprintf("the data go up to revision %d; %d entries at the end of the log count that the member did not know to be acknowledged; the new cluster begins at revision %d", built.Revision, built.Kept, built.NewRevision))
 	aside := func(name string, c *host.Conn) error {
 		data, has := r.Aside[name]
 		if !has {
@@ -92,7 +92,7 @@ func recoverMember(ctx context.Context, e *Env, s plan.Step) error {
 		}
 		to, err := lostquorum.SetAside.Make(ctx, c, permit, lostquorum.AsideRequest{Stamp: r.Note.Stamp, ClusterID: data.ClusterID, MemberID: data.MemberID})
 		if err == nil && to != "" {
-			e.note(s, "the data that were in place on "+name+" are in "+to)
+			e.report(s, "the data that were in place on "+name+" are in "+to)
 		}
 		return err
 	}
@@ -180,7 +180,7 @@ func serveRecovered(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	if err := e.onEach(others, finish); err != nil {
-		e.note(s, "the note of the recovery stays on a host: "+err.Error()) // it counts only on the host where the cluster begins
+		e.report(s, "the note of the recovery stays on a host: "+err.Error()) // it counts only on the host where the cluster begins
 	}
 	return finish(s.Host, c)
 }
@@ -214,7 +214,7 @@ func (e *Env) abandon(ctx context.Context, s plan.Step, c *host.Conn) error {
 	}
 	others := slices.DeleteFunc(slices.Clone(s.Recovery.Members), func(name string) bool { return name == s.Host })
 	if err := e.onEach(others, tell); err != nil {
-		e.note(s, "not all hosts were told that the etcd cluster "+s.Recovery.Note.OldClusterID+" is over: "+err.Error())
+		e.report(s, "not all hosts were told that the etcd cluster "+s.Recovery.Note.OldClusterID+" is over: "+err.Error())
 	}
 	return nil
 }
@@ -226,7 +226,7 @@ func (e *Env) tellAbandoned(ctx context.Context, s plan.Step, c *host.Conn) {
 		return
 	}
 	if _, err := lostquorum.Abandon.On(ctx, c, ids); err != nil {
-		e.note(s, "the host was not told which etcd clusters were replaced: "+err.Error())
+		e.report(s, "the host was not told which etcd clusters were replaced: "+err.Error())
 	}
 }
 
@@ -258,7 +258,7 @@ func (e *Env) exclude(ctx context.Context, s plan.Step, permit cluster.Permit) {
 		failed = append(failed, err.Error())
 	}
 	if len(failed) > 0 {
-		e.note(s, "load balancers may send clients to "+cluster.List(s.Recovery.Excluded)+" if these come back as they were: "+strings.Join(failed, "; "))
+		e.report(s, "load balancers may send clients to "+cluster.List(s.Recovery.Excluded)+" if these come back as they were: "+strings.Join(failed, "; "))
 	}
 }
 

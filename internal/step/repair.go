@@ -71,7 +71,7 @@ func setEtcdAside(ctx context.Context, e *Env, s plan.Step) error {
 	}
 	where, err := kubeadm.SetEtcdAside.Make(ctx, c, permit, in)
 	if err == nil && where != "" {
-		e.note(s, "the data is kept in "+where)
+		e.report(s, "the data is kept in "+where)
 	}
 	return err
 }
@@ -115,12 +115,12 @@ func freeDisk(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	freed, err := repairs.FreeDisk.On(ctx, c, repairs.FreeRequest{Bundles: s.Bundles})
-	e.note(s, fmt.Sprintf("%d MiB were freed", freed.Bytes>>20))
+	e.report(s, fmt.Sprintf("%d MiB were freed", freed.Bytes>>20))
 	if err != nil {
 		return err
 	}
 	if freed.Stays != "" {
-		e.note(s, "all blobs stay, because "+freed.Stays+". `quorate apply` brings the bundle again")
+		e.report(s, "all blobs stay, because "+freed.Stays+". `quorate apply` brings the bundle again")
 	}
 	_, err = programs.Tidy.On(ctx, c, struct{}{}) // forgets what is gone
 	return err

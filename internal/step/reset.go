@@ -41,7 +41,7 @@ func (e *Env) cleared(s plan.Step, report reset.Report, err error) error {
 	}
 	e.note(s, fmt.Sprintf("%d files, directories, units, interfaces and rules were removed, and %d were restored", len(report.Removed), len(report.Restored)))
 	for _, n := range report.Notes {
-		e.note(s, n)
+		e.report(s, n)
 	}
 	return nil
 }

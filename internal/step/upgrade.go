@@ -38,7 +38,7 @@ func snapshotEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	}
 	saved, err := etcd.Snapshot.On(ctx, c, s.Detail)
 	if err == nil {
-		e.note(s, fmt.Sprintf("%s (%.1f MiB) was saved and read again", saved.File, float64(saved.Bytes)/(1<<20)))
+		e.report(s, fmt.Sprintf("%s (%.1f MiB) was saved and read again", saved.File, float64(saved.Bytes)/(1<<20)))
 	}
 	return err
 }
@@ -65,7 +65,7 @@ func keepSnapshots(ctx context.Context, e *Env, s plan.Step) error {
 		if err != nil {
 			return fmt.Errorf("copying the snapshot %s to %s: %w", name, s.Detail, err)
 		}
-		e.note(s, fmt.Sprintf("%s (%.1f MiB) was copied to %s and read again", name, float64(saved.Bytes)/(1<<20), s.Detail))
+		e.report(s, fmt.Sprintf("%s (%.1f MiB) was copied to %s and read again", name, float64(saved.Bytes)/(1<<20), s.Detail))
 	}
 	return nil
 }
