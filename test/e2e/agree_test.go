@@ -40,6 +40,9 @@ func TestAuditAgrees(t *testing.T) {
 		t.Run("all control planes in one zone", a.oneZone)
 		t.Run("five etcd hosts", a.fiveMembers)
 	}
+	if len(a.names) == 0 {
+		t.Skip("nothing was compared")
+	}
 	a.print(t)
 }
 
