@@ -278,13 +278,22 @@ func (q quorumLost) interrupted(t *testing.T, ctx context.Context) {
 	q.recovered(t, ctx, "--from", members[0])
 }
 
+// ends are commands that end programs on a machine and wait until they are gone. Without the kubelet, nobody starts them again.
+func ends(programs ...string) string {
+	var out strings.Builder
+	for _, p := range programs {
+		fmt.Fprintf(&out, "pkill -x %[1]s; timeout 20 sh -c 'while pidof %[1]s; do sleep 0.2; done' >/dev/null; ", p)
+	}
+	return out.String()
+}
+
 // fromCopy: every machine was installed again but one, whose data are found only on an old disk.
 func (q quorumLost) fromCopy(t *testing.T, ctx context.Context) {
 	members := q.members(t, ctx)
 	left := members[0]
 	q.off(t, ctx, members[1:]...)
 	q.reinstall(t, ctx, members[1:]...)
-	q.c.ssh(t, ctx, left, "systemctl stop kubelet; crictl ps -q --name '^(etcd|kube-apiserver)$' | xargs -r crictl stop -t 2; mkdir -p /srv/disk && mv /var/lib/etcd/member /srv/disk/member")
+	q.c.ssh(t, ctx, left, "systemctl stop kubelet; "+ends("etcd", "kube-apiserver")+"mkdir -p /srv/disk && mv /var/lib/etcd/member /srv/disk/member")
 	if r := q.c.exits(t, ctx, 3, "recover", "-f", q.file, "--from", left, "--yes"); !strings.Contains(r.stderr, "no data of etcd") && !strings.Contains(r.stderr, "there are only data of etcd clusters that a recovery has replaced") { // what an earlier part set aside does not count
 		t.Errorf("without the disk: %s", r)
 	}
@@ -299,7 +308,7 @@ func (q quorumLost) onlyData(t *testing.T, ctx context.Context) {
 	left := members[0]
 	q.off(t, ctx, members[1:]...)
 	q.reinstall(t, ctx, members[1:]...)
-	q.c.ssh(t, ctx, left, "systemctl stop kubelet; crictl ps -q --name '^etcd$' | xargs -r crictl stop -t 2; rm /etc/kubernetes/manifests/*.yaml; ! pidof etcd")
+	q.c.ssh(t, ctx, left, "systemctl stop kubelet; "+ends("etcd")+"rm /etc/kubernetes/manifests/*.yaml; ! pidof etcd")
 	r := q.c.must(t, ctx, "recover", "-f", q.file, "--yes", "-v", "--from", left)
 	fmt.Println(r.stderr + r.stdout)
 	for _, want := range []string{`Writes were accepted (.+) after the decision\.`, `etcd had three voters (.+) after the decision, and has 5 now\.`} {
