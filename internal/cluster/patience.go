@@ -113,8 +113,8 @@ func inMilliseconds(d time.Duration) string {
 // patience reports members that have become too slow for the election timeout that the spec sets, or for the one that members still have.
 func (f *findings) patience() {
 	timeout, _ := f.Spec.EtcdElectionTimeout()
-	if timeout == 0 {
-		return // etcd's default is not ours to judge
+	if timeout == 0 || len(f.present.EtcdHosts()) < 2 {
+		return // etcd's default is not ours to judge, and a single member elects nobody
 	}
 	if runs := f.runningElectionTimeout(); runs > 0 {
 		timeout = runs

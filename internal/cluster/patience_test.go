@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -96,6 +97,16 @@ func TestSlowMembersAreFound(t *testing.T) {
 			if !strings.Contains(text, part) {
 				t.Errorf("%q: no %q in %s", timeout, part, text)
 			}
+		}
+	}
+	// A single member elects nobody.
+	alone := whole()
+	alone.Spec.Spec.Hosts = slices.DeleteFunc(alone.Spec.Spec.Hosts, func(h spec.Host) bool { return h.Name == members[0].Name || h.Name == members[2].Name })
+	alone.Spec.Spec.Failover.ElectionTimeout = "300ms"
+	alone.Seen.Hosts[members[1].Name] = slow
+	for _, x := range Evaluate(alone.Spec, alone.Seen).Findings() {
+		if x.Rule == RuleEtcdPatience {
+			t.Errorf("a single member: %s", x.Summary)
 		}
 	}
 	// A shorter one that members do not run with yet is for `quorate plan` to refuse.

@@ -312,7 +312,7 @@ func TestWhatWasNotEditedKeepsNothingElseFromBeingDone(t *testing.T) {
 		t.Errorf("%v", outline(p))
 	}
 	obs.Hosts["worker-b"] = facts.Host{Error: "worker-b: timeout"}
-	if _, err := planFor(c, obs, newer); err == nil || err.(*cluster.Refusal).Rule != RuleEveryNode { // nothing else is to be done
+	if _, err := planFor(c, obs, newer); err == nil || err.(*cluster.Refusal).Rule != RuleEveryNode { // the plan has no other steps
 		t.Errorf("%v", err)
 	}
 	obs.Hosts["worker-a"].Facts.Files["/etc/hosts#cluster "+c.Metadata.Name] = "other"

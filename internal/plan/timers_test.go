@@ -349,7 +349,7 @@ func TestWhatIsLeftOfTimersKeepsNoLostHost(t *testing.T) {
 		t.Errorf("a member that did not restart: %v", outline(p))
 	}
 	obs.Hosts["etcd-c"] = facts.Host{Error: "etcd-c: timeout"}
-	if _, err := planFor(c, obs, newer); err == nil || err.(*cluster.Refusal).Rule != RuleEveryMember { // nothing else is to be done
+	if _, err := planFor(c, obs, newer); err == nil || err.(*cluster.Refusal).Rule != RuleEveryMember { // the plan has no other steps
 		t.Errorf("%v", err)
 	}
 	obs.Hosts["worker-a"].Facts.Files["/etc/hosts#cluster "+c.Metadata.Name] = "other"

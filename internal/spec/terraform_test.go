@@ -255,7 +255,7 @@ func TestTerraformHostKeys(t *testing.T) {
 	}
 }
 
-// TestTerraformHostsWithASSHAddress: it is not a value for all hosts, and nothing is to be said about one that has it.
+// TestTerraformHostsWithASSHAddress: one host's address does not become that of all, and a host that has one gets no note.
 func TestTerraformHostsWithASSHAddress(t *testing.T) {
 	data, err := os.ReadFile("testdata/terraform.json")
 	if err != nil {

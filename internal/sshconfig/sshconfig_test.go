@@ -66,7 +66,7 @@ func TestApply(t *testing.T) {
 		{Name: "cp-d"},
 		{Name: "cp-e"},
 		{Name: "cp-f", Address: "10.0.0.16"}, // with a block of its name, and no HostName in it
-		{Name: "cp-g", Address: "10.0.0.17", SSH: spec.SSH{Address: "192.0.2.17"}}, // about which nothing is to be said
+		{Name: "cp-g", Address: "10.0.0.17", SSH: spec.SSH{Address: "192.0.2.17"}}, // it gets no note
 		{Name: "cp-h", Address: "10.0.0.18", SSH: spec.SSH{Address: "192.0.2.8"}},  // with a pattern of this address
 	}
 	notes, err := c.Apply(t.Context(), hosts)

@@ -43,7 +43,7 @@ type relaxedBudget struct {
 	done bool
 }
 
-// yield relaxes one of them. Before, it notes that the objects are to be applied again, so that a run that is killed leaves nothing relaxed for good.
+// yield relaxes one of them. It first notes that the objects must be applied again, so that a run that is killed leaves nothing relaxed for good.
 func (y *yielding) yield(ctx context.Context, b evict.Budget) error {
 	namespace, name, _ := strings.Cut(b.Name, "/")
 	if namespace != monitoring.Namespace {

@@ -77,7 +77,7 @@ func TestConditions(t *testing.T) {
 	do(e.setConditions(ctx, client, "lb-a", condition{corev1.NodeMaintenancePlanned, true, "Test", "a host without a node"}))
 }
 
-// TestTheBudgetOfPrometheusYields: while it is relaxed, the cluster notes that its objects are to be applied again, and afterwards everything is as before. The
+// TestTheBudgetOfPrometheusYields: while it is relaxed, the cluster has a note that its objects must be applied again. Afterwards everything is as before. The
 // budgets of others stay what they are.
 func TestTheBudgetOfPrometheusYields(t *testing.T) {
 	one, all := intstr.FromInt32(1), intstr.FromString("100%")

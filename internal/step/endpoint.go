@@ -49,6 +49,7 @@ func probeEndpoint(ctx context.Context, e *Env, s plan.Step) error {
 	return nil
 }
 
+// note says how a step is getting on.
 func (e *Env) note(s plan.Step, detail string) {
 	e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: s.Host, ID: s.ID, Title: s.Title, Detail: detail})
 }

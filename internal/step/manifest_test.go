@@ -18,6 +18,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/kube/kubetest"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/render/manifest"
@@ -116,19 +117,7 @@ func TestObjectsAreNotedBeforeTheyExist(t *testing.T) {
 
 // TestAManifestDoesNotOutliveItsDeadline: an API server that accepts the connection and answers nothing is given up when the time for the step is over.
 func TestAManifestDoesNotOutliveItsDeadline(t *testing.T) {
-	end := make(chan struct{})
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		select {
-		case <-end:
-		case <-r.Context().Done():
-		}
-	}))
-	defer server.Close()
-	defer close(end)
-	client, err := kube.FromConfig(&rest.Config{Host: server.URL})
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := kubetest.Hanging(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	done := make(chan error, 1)
