@@ -56,6 +56,26 @@ func TestNothingReliesOnAHostInMaintenance(t *testing.T) {
 	}
 }
 
+// TestWhatIsAddedTakesNothingAway: another one is what a cluster needs whose workers, or whose load balancers, do not work.
+func TestWhatIsAddedTakesNothingAway(t *testing.T) {
+	for _, tc := range []struct {
+		dead   []string
+		change Change
+	}{
+		{[]string{"w-a", "w-b"}, Change{Verb: Add, Part: Node, Subject: "w-c"}},
+		{[]string{"lb-a", "lb-b"}, Change{Verb: Add, Part: LoadBalancer, Subject: "lb-c"}},
+		{[]string{"w-a", "w-b"}, Change{Verb: Remove, Part: Node, Subject: "w-a"}},
+	} {
+		f := whole()
+		for _, host := range tc.dead {
+			f.Dies(host)
+		}
+		if _, r := Evaluate(f.Spec, f.Seen).Allow(tc.change); r != nil {
+			t.Errorf("%s while %v are dead: %v", tc.change, tc.dead, r)
+		}
+	}
+}
+
 // TestAFailureDuringMaintenanceIsNoticed: the host that is in maintenance may work, but a change that stops it is judged on
 // what is left without it.
 func TestAFailureDuringMaintenanceIsNoticed(t *testing.T) {

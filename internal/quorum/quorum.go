@@ -131,17 +131,16 @@ type Shortage struct {
 }
 
 // Short compares placements before and after an operation. It returns a shortage for every kind of part of which the operation
-// takes something away, or to which it adds something, and of which too few would work afterwards. Kinds that the operation
-// leaves alone, or of which it removes only what does not work, are not judged: a host without a load balancer may be stopped
-// while all load balancers are down.
+// takes something away, or of which it makes more necessary, as one more voter of etcd can, and of which too few would work afterwards. Kinds that the
+// operation leaves alone, or of which it adds or removes only what does not work, are not judged: a host without a load balancer may be stopped
+// while all load balancers are down, and a worker may be added while no other one works.
 func Short(before, after []Placement) (out []Shortage) {
 	for _, k := range guarded {
 		wasTotal, wasUp := Count(before, k.Part)
 		total, up := Count(after, k.Part)
-		if total < wasTotal && up == wasUp {
-			continue // a part that does not work is no loss
-		}
-		if need := k.Need(total); (total != wasTotal || up < wasUp) && up < need {
+		need := k.Need(total)
+		takes, asks := up < wasUp, need > max(k.Need(wasTotal), 1) // that the first one does not work yet is no loss
+		if (takes || asks) && up < need {
 			out = append(out, Shortage{Part: k.Name, Have: up, Need: need, Total: total})
 		}
 	}

@@ -158,6 +158,34 @@ func TestShortLeavesOtherKindsAlone(t *testing.T) {
 	}
 }
 
+// TestShortAllowsAdding adds and removes a part that does not work, whatever works of up to five others. Only a voter of etcd makes more necessary.
+func TestShortAllowsAdding(t *testing.T) {
+	for _, k := range guarded {
+		for total := range 6 {
+			for up := range total + 1 {
+				var before []Placement
+				for i := range total {
+					p := Placement{Host: fmt.Sprint("h", i)}
+					if *k.Part(&p) = Down; i < up {
+						*k.Part(&p) = Up
+					}
+					before = append(before, p)
+				}
+				fresh := Placement{Host: "new"}
+				*k.Part(&fresh) = Down
+				with := append(slices.Clone(before), fresh)
+				want := k.Name != Members.Name || total == 0 || up >= Majority(total+1) || Majority(total+1) == Majority(total)
+				if got := Short(before, with) == nil; got != want {
+					t.Errorf("adding a %s to %d, of which %d work, is allowed: %t", k.Name, total, up, got)
+				}
+				if s := Short(with, before); s != nil {
+					t.Errorf("removing a %s that does not work from %d others, of which %d work: %+v", k.Name, total, up, s)
+				}
+			}
+		}
+	}
+}
+
 func TestMarginsOfTheDefaultCluster(t *testing.T) {
 	stacked := func(zone string) Placement {
 		return Placement{Host: "cp-" + zone, Zone: zone, Member: Up, APIServer: Up, ControllerManager: Up, Scheduler: Up}
