@@ -75,6 +75,13 @@ func TestNetworks(t *testing.T) {
 		n.on(t, ctx, holder, "ip link set eth0 up; while read -r route; do ip route replace $route dev eth0; done < /run/routes-of-eth0")
 		n.sound(t, ctx)
 	})
+	t.Run("nodes' network lost further away", func(t *testing.T) {
+		holder := n.holder(t, ctx, frontVIP, frontLink)
+		n.on(t, ctx, holder, "nft -f - <<'E'\ntable inet cut-nodes {\n chain in { type filter hook input priority -300; iifname eth0 drop; }\n chain out { type filter hook output priority -300; oifname eth0 drop; }\n}\nE")
+		n.moves(t, ctx, holder)
+		n.on(t, ctx, holder, "nft delete table inet cut-nodes")
+		n.sound(t, ctx)
+	})
 	t.Run("host cut off", func(t *testing.T) {
 		holder := n.holder(t, ctx, frontVIP, frontLink)
 		c.must(t, ctx, "lab", "--lab", c.name, "fault", "cut", holder)

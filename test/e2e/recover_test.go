@@ -400,6 +400,13 @@ func (q quorumLost) copyData(t *testing.T, ctx context.Context, from, dir, to, i
 func (q quorumLost) oldMajority(t *testing.T, ctx context.Context) {
 	members := q.members(t, ctx)
 	lost := members[2:]
+	kept := func(host string) string {
+		return q.c.ssh(t, ctx, host, "ls -d /var/lib/etcd-kept/*/member 2>/dev/null || true")
+	}
+	before := map[string]string{} // from earlier parts
+	for _, name := range lost {
+		before[name] = kept(name)
+	}
 	q.off(t, ctx, lost...)
 	if r := q.c.exits(t, ctx, 3, "recover", "-f", q.file, "--yes", "--from", members[0], "--lost", members[1]); !strings.Contains(r.stderr, members[1]+" was declared lost, and it answers") {
 		t.Errorf("a machine that is there is declared lost: %s", r)
@@ -442,8 +449,8 @@ func (q quorumLost) oldMajority(t *testing.T, ctx context.Context) {
 		return err
 	})
 	for _, name := range lost {
-		if kept := q.c.ssh(t, ctx, name, "ls -d /var/lib/etcd-kept/*-former/member | wc -l"); kept != "1" {
-			t.Errorf("%s keeps %s old data directories", name, kept)
+		if now, was := strings.Fields(kept(name)), strings.Fields(before[name]); len(now) != len(was)+1 {
+			t.Errorf("%s keeps the old data directories %v, and kept %v before", name, now, was)
 		}
 	}
 	q.finished(t, ctx)

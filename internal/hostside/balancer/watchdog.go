@@ -47,7 +47,7 @@ const (
 
 // Watchdog keeps the endpoint's failover fast on this load balancer until ctx ends. It tells keepalived through a file
 // whether this host may have the virtual IP, kills a HAProxy that hangs for good, closes the connections of API
-// servers that hang, and those that are older than a reload. It returns early when its own program has been replaced: systemd then starts the new one.
+// servers that hang, and those that are older than a reload. A host that reaches no API server stands aside while another load balancer does. It returns early when its own program has been replaced: systemd then starts the new one.
 func Watchdog(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -59,7 +59,9 @@ func Watchdog(ctx context.Context) error {
 	go careForFormer(ctx, logger)
 	others := &strangers{looked: make(chan struct{})}
 	go others.watch(ctx, logger, stranger)
-	return watch(ctx, logger, others, thisMachine())
+	servers := &cutOff{}
+	go servers.watch(ctx, logger, haproxyStats, serving)
+	return watch(ctx, logger, others, thisMachine(servers))
 }
 
 // machine is what the watchdog sees of its host, and does to it. Tests have others.
@@ -74,7 +76,7 @@ type machine struct {
 	replaced func() bool                 // whether this program has been replaced
 }
 
-func thisMachine() machine {
+func thisMachine(servers *cutOff) machine {
 	client := &http.Client{Timeout: slowPatience, Transport: &http.Transport{DisableKeepAlives: true}}
 	boot := bootID()
 	return machine{
@@ -83,7 +85,7 @@ func thisMachine() machine {
 		sample:  sampleHAProxy,
 		aside: func(now time.Duration) bool {
 			content, _ := os.ReadFile(hostconfig.AsideFile)
-			return standsAside(content, boot, now)
+			return standsAside(content, boot, now) || servers.is.Load()
 		},
 		tell: tellKeepalived,
 		kill: func(ctx context.Context) error {

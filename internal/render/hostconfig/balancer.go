@@ -35,6 +35,8 @@ const (
 	KeepalivedRunning = "/run/quorate/keepalived.conf"
 	// HAProxyFile is HAProxy's configuration.
 	HAProxyFile = "/etc/haproxy/haproxy.cfg"
+	// HAProxyCA contains the certificates of the authorities that HAProxy verifies API servers with.
+	HAProxyCA = "/etc/haproxy/quorate-ca.crt"
 	// WatchdogUnit is the systemd unit of the watchdog.
 	WatchdogUnit = "quorate-watchdog.service"
 	// SelfPath is a copy of the quorate binary for systemd units. It is not below /var/lib, because SELinux does not let
@@ -47,7 +49,6 @@ const (
 	haproxyUnit          = "haproxy.service"
 	keepalivedUnit       = "keepalived.service"
 	haproxyDropInFile    = "/etc/systemd/system/haproxy.service.d/quorate.conf"
-	haproxyCA            = "/etc/haproxy/quorate-ca.crt"
 	keepalivedDropInFile = "/etc/systemd/system/keepalived.service.d/quorate.conf"
 	balancerSysctls      = "/etc/sysctl.d/91-quorate-balancer.conf"
 )
@@ -93,7 +94,7 @@ func BalancerAuthority(ca string) facts.Desired {
 }
 
 func authority(ca string) facts.File {
-	return facts.File{Path: haproxyCA, Content: ca, ClusterCA: true, Reload: []string{haproxyUnit}}
+	return facts.File{Path: HAProxyCA, Content: ca, ClusterCA: true, Reload: []string{haproxyUnit}}
 }
 
 // Drained has the watchdog of a new load balancer drain servers as soon as HAProxy has started.
@@ -134,7 +135,7 @@ type manner struct {
 // hang and tells keepalived whether HAProxy works.
 var watched = manner{
 	head:     "Written by quorate for the cluster %s. The next `quorate apply` overwrites changes.",
-	check:    "verify required ca-file " + haproxyCA + " verifyhost %[1]s check-sni %[1]s",
+	check:    "verify required ca-file " + HAProxyCA + " verifyhost %[1]s check-sni %[1]s",
 	backends: watchedBackends,
 	define:   "vrrp_track_file haproxy {\n    file " + FaultFile + "\n}",
 	track:    "track_file {\n        haproxy weight -254\n    }",

@@ -265,13 +265,14 @@ backend %[3]s
 backend %[4]s
     balance roundrobin
     default-server tcp-ut 2s
-%[7]s`, PoolWithEtcd, PoolWithoutEtcd, PoolListening, PoolUnchecked, p.ask(readyWithEtcd), p.check, p.list(), p.ask(readyWithoutEtcd))
+%[7]s`, PoolWithEtcd, PoolWithoutEtcd, PoolListening, PoolUnchecked, p.ask(ReadyWithEtcd), p.check, p.list(), p.ask(readyWithoutEtcd))
 }
 
 // An API server asks etcd twice at /readyz, one after the other: for the check etcd, as at /livez, and for etcd-readiness, whose timeout is
 // shorter with the failover profile fast (see etcdReadyTimeout). The former would delay the answer for two seconds.
 const (
-	readyWithEtcd    = "/readyz?exclude=etcd"
+	// ReadyWithEtcd is the path at which an API server says that it is ready, its connection to etcd included.
+	ReadyWithEtcd    = "/readyz?exclude=etcd"
 	readyWithoutEtcd = "/readyz?exclude=etcd&exclude=etcd-readiness"
 )
 

@@ -84,7 +84,7 @@ func TestBalancersShareOneAddress(t *testing.T) {
 				t.Errorf("%s is not in every pool of\n%s", cp.Name, haproxy)
 			}
 		}
-		if file(t, d, haproxyCA) != "CA" {
+		if file(t, d, HAProxyCA) != "CA" {
 			t.Error("HAProxy has another CA")
 		}
 	}
@@ -458,7 +458,7 @@ func TestPlainBalancerNeedsNoQuorate(t *testing.T) {
 		}
 	}
 	for _, f := range d.Files {
-		for _, wrong := range []string{haproxyCA, "quorate", WatchdogUnit, SelfPath} {
+		for _, wrong := range []string{HAProxyCA, "quorate", WatchdogUnit, SelfPath} {
 			if strings.Contains(strings.NewReplacer(HAProxySocket, "", HAProxyMasterSocket, "").Replace(f.Content), wrong) {
 				t.Errorf("%s speaks of %s", f.Path, wrong)
 			}

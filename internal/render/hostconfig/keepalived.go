@@ -43,7 +43,8 @@ func (p place) of(lb spec.Host) string {
 }
 
 // keepalivedConfig lets the load balancers share the virtual IP. keepalived never asks an API server, so that no failure
-// of API servers moves the address. An interface that is down does, also the one through which they are reached: then this host reaches none of them. The watchdog's file moves it when this host's HAProxy hangs or is gone.
+// of API servers moves the address. An interface that is down does, also the one through which they are reached: then this host reaches none of them. The
+// watchdog's file moves it when this host's HAProxy hangs or is gone, or reaches no API server while that of another load balancer does.
 func keepalivedConfig(c *spec.Cluster, h spec.Host, standbys []spec.Host, m manner, at func(vip string) place) string {
 	all := slices.Concat(c.BalancerHosts(), standbys)
 	var instances strings.Builder
