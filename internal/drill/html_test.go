@@ -163,6 +163,8 @@ func samplesOf(r *Report, length int) (out []Sample) {
 }
 
 func htmlReports() map[string]*Report {
+	advised := drilled()
+	advised.Advice = []string{"In 1 fault that missed an objective, etcd elected another leader. The members support 500ms: set spec.failover.electionTimeout to `500ms`."}
 	interrupted := drilled()
 	interrupted.Faults = interrupted.Faults[:2]
 	interrupted.Summaries, interrupted.Skipped, interrupted.Quiet = nil, nil, nil
@@ -177,7 +179,7 @@ func htmlReports() map[string]*Report {
 	illegal.Ledger = Ledger{Acknowledged: 912, Lost: 2, Unknown: 1, Linearizable: "no", Operations: 2310, Keys: 1, WatchGaps: 1,
 		History: `<!doctype html><html lang="en"><head><title>History</title><style>body { background: white; color: black }</style></head><body><p id="history">?</p><script>document.getElementById("history").textContent = "read 41 after 42 < 43"</script></body></html>`}
 	return map[string]*Report{
-		"report":             drilled(),
+		"report":             advised,
 		"report-empty":       {Cluster: "prod", Quorate: "v0.9.0 6b6585d", Kubernetes: "v1.37.2", Began: drilled().Began, Ended: drilled().Began.Add(30 * time.Second), Faults: []Outcome{}},
 		"report-interrupted": interrupted,
 		"report-illegal":     illegal,

@@ -57,6 +57,7 @@ func shown() *Report {
 		Judge(&r.Faults[i], r.Objectives)
 	}
 	r.Summarize()
+	r.Advice = []string{"In 1 fault that missed an objective, etcd elected another leader. With its election timeout of 1s, an election begins after 1s to 2s. The members support 500ms: set spec.failover.electionTimeout to `500ms`, and see what `quorate plan` says."}
 	return r
 }
 

@@ -37,6 +37,8 @@ type Report struct {
 	Timeline []Sample `json:"timeline,omitempty"`
 	// Pass says that every fault kept its objective, that nothing was lost, and that every measurement is valid.
 	Pass bool `json:"pass"`
+	// Advice is what would shorten outages that were longer than promised, as far as that is known.
+	Advice []string `json:"advice,omitempty"`
 	// Interrupted says why the drill ended early.
 	Interrupted string `json:"interrupted,omitempty"`
 }

@@ -57,6 +57,10 @@ func (r *Report) WriteText(w io.Writer, width int, color bool) error {
 		}
 	}
 	r.textProblems(paragraph, func() { b.WriteByte('\n') })
+	for _, text := range r.Advice {
+		b.WriteByte('\n')
+		paragraph("→ ", text, ui.Plain)
+	}
 	if skipped := htmlSkips(r.Skipped); len(skipped) > 0 {
 		b.WriteString("\nNot injected:\n")
 		for _, s := range skipped {

@@ -158,6 +158,7 @@ func (e *Engine) Drill(ctx context.Context, o DrillOptions) (*drill.Report, erro
 	}
 	d.report.Ended = time.Now()
 	d.report.Summarize()
+	d.report.Advise(state)
 	e.noteDrill(ctx, d.report)
 	if err == nil && len(d.report.Faults) == 0 {
 		err = ErrNothingDrilled
