@@ -129,8 +129,9 @@ type Trust struct {
 	Trusted []string `json:"trusted,omitempty"`
 	// Key is the private key that is here; empty if there is none.
 	Key string `json:"key,omitempty"`
-	// Next is the key that is to follow, if its certificate and its private key are here.
-	Next string `json:"next,omitempty"`
+	// Next is the key that is to follow, if its certificate and its private key are here, and NextPEM the certificate.
+	Next    string `json:"next,omitempty"`
+	NextPEM string `json:"nextPEM,omitempty"`
 	// Former is the key that signed before, as long as something that runs may trust it (see Authority.FormerPublic), and FormerPEM the
 	// file that has it.
 	Former    string `json:"former,omitempty"`

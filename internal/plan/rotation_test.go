@@ -21,6 +21,8 @@ type rotating struct {
 	c   *spec.Cluster
 	obs *facts.Observation
 	now time.Time
+	// made says that a step of this run has read or made the key that is to follow.
+	made bool
 }
 
 func newRotating(t *testing.T) *rotating {
@@ -28,7 +30,7 @@ func newRotating(t *testing.T) *rotating {
 	c := testCluster()
 	obs := finished(t, c)
 	certified(c, obs, 200)
-	x := &rotating{c, obs, obs.Time}
+	x := &rotating{c: c, obs: obs, now: obs.Time}
 	obs.API.Kubeadm.Arguments = map[string]map[string]string{}
 	obs.API.DaemonSets = []facts.DaemonSet{{Namespace: "kube-system", Name: facts.KubeProxy}, {Namespace: "kube-flannel", Name: "kube-flannel-ds"}}
 	obs.API.Trusted = map[string][]string{"cluster-info": {"old"}, facts.RootCA: {"old"}, facts.ClientAuthorityKey: {"old"}, facts.ProxyAuthorityKey: {"old"}}
@@ -37,7 +39,7 @@ func newRotating(t *testing.T) *rotating {
 			continue
 		}
 		k := x.kubernetes(h.Name)
-		trust := facts.Trust{Trusted: []string{"old"}, PEM: "CA", Kubeconfigs: map[string][]string{facts.KubeletKubeconfig: {"old"}}}
+		trust := facts.Trust{Trusted: []string{"old"}, PEM: "old", Kubeconfigs: map[string][]string{facts.KubeletKubeconfig: {"old"}}}
 		k.Trust = map[facts.Authority]facts.Trust{}
 		if h.Has(spec.RoleControlPlane) {
 			trust.Key = "old"
@@ -46,7 +48,7 @@ func newRotating(t *testing.T) *rotating {
 			}
 			k.Arguments = map[string]map[string]string{facts.ControllerManager: facts.SigningArguments(false), facts.APIServer: {hostconfig.PortSharing: "true", "kubelet-certificate-authority": "/etc/kubernetes/pki/ca.crt",
 				facts.ClientAuthorityKey: "/etc/kubernetes/pki/ca.crt", facts.ProxyAuthorityKey: "/etc/kubernetes/pki/front-proxy-ca.crt"}}
-			k.Trust[facts.FrontProxyAuthority] = facts.Trust{Trusted: []string{"old"}, Key: "old", PEM: "CA"}
+			k.Trust[facts.FrontProxyAuthority] = facts.Trust{Trusted: []string{"old"}, Key: "old", PEM: "old"}
 			k.Certificates = append(k.Certificates, facts.Certificate{Name: facts.ApproverCertificate, Expires: obs.Time.AddDate(0, 0, 5)})
 			for _, program := range []string{facts.ControllerManager, facts.Scheduler} {
 				obs.Hosts[h.Name].Components[program] = facts.Component{Answer: facts.Answer{OK: true}, Started: x.now}
@@ -104,10 +106,14 @@ func (x *rotating) run(t *testing.T, s Step, killed bool, random *rand.Rand) {
 			}
 		}
 	}
+	if s.Kind == SetTrust || s.Kind == PublishTrust {
+		x.obtainable(t, s)
+	}
 	switch s.Kind {
 	case MakeAuthority, ShareAuthority:
+		x.made = true
 		tr := k.Trust[s.Authority]
-		tr.Next = "new"
+		tr.Next, tr.NextPEM = "new", "new"
 		k.Trust[s.Authority] = tr
 	case StoreSettings:
 		arguments := map[string]string{}
@@ -162,6 +168,26 @@ func (x *rotating) run(t *testing.T, s Step, killed bool, random *rand.Rand) {
 			if c.Name == facts.ApproverCertificate {
 				k.Certificates[i].SignedBy = x.kubernetes("cp-b").Trust[facts.KubernetesAuthority].Key
 			}
+		}
+	}
+}
+
+// obtainable expects that the certificates which a step distributes are known to this run, or on a host.
+func (x *rotating) obtainable(t *testing.T, s Step) {
+	t.Helper()
+	for _, key := range s.Trusted {
+		found := x.made && trustedAfter(Step{Trusted: []string{key}})[0] == "new"
+		for _, h := range x.c.Spec.Hosts {
+			if !h.IsNode() {
+				continue
+			}
+			tr := x.kubernetes(h.Name).Trust[s.Authority]
+			for _, pem := range []string{tr.PEM, tr.NextPEM, tr.FormerPEM} {
+				found = found || slices.Contains(strings.Split(pem, "+"), key)
+			}
+		}
+		if !found {
+			t.Fatalf("%s: no host has the certificate for the key %s", s.ID, key)
 		}
 	}
 }
@@ -231,7 +257,7 @@ func (x *rotating) setTrust(t *testing.T, s Step, k *facts.Kubernetes, written f
 		if !goesOn() {
 			return
 		}
-		tr.Next = ""
+		tr.Next, tr.NextPEM = "", ""
 	}
 	if have := tr.Kubeconfigs[facts.KubeletKubeconfig]; have != nil && (k.KubeletDue || !(facts.Trust{Trusted: have}).Trusts(want...)) {
 		k.KubeletDue = true
@@ -311,6 +337,7 @@ func TestARotationConverges(t *testing.T) {
 					if run > 0 && !r.Begun && len(stages) == 3 {
 						break
 					}
+					x.made = false
 					p, err := x.plan(a, RotateOptions{Drop: true})
 					if err != nil {
 						t.Fatalf("run %d: %v", run, err)

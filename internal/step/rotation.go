@@ -135,7 +135,7 @@ func (e *Env) certificateOf(a facts.Authority, key string) ([]byte, error) {
 	for _, seen := range e.Seen.Hosts {
 		if seen.Facts != nil {
 			t := seen.Facts.Kubernetes.Trust[a]
-			texts = append(texts, []byte(t.PEM), []byte(t.FormerPEM))
+			texts = append(texts, []byte(t.PEM), []byte(t.NextPEM), []byte(t.FormerPEM))
 		}
 	}
 	var found []byte

@@ -1,6 +1,7 @@
 package step
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -148,5 +149,12 @@ func TestAuthoritiesThatShareAKey(t *testing.T) {
 		if c.Subject.CommonName != string(a) || c.NotAfter.After(time.Now()) != (a != facts.EtcdAuthority) {
 			t.Errorf("%s gets that of %s, which ends on %s", a, c.Subject.CommonName, c.NotAfter)
 		}
+	}
+	// A run that was interrupted has copied the key that is to follow to every host, and no host trusts it yet.
+	next := issue("next", time.Now().AddDate(10, 0, 0))
+	e = &Env{Seen: &facts.Observation{Hosts: map[string]facts.Host{"cp-a": {Facts: &facts.Facts{Kubernetes: facts.Kubernetes{Trust: map[facts.Authority]facts.Trust{
+		facts.KubernetesAuthority: {Trusted: []string{"former"}, Next: pkifile.KeyIDs(next)[0], NextPEM: string(next)}}}}}}}}
+	if text, err := e.certificateOf(facts.KubernetesAuthority, pkifile.KeyIDs(next)[0]); err != nil || !bytes.Equal(text, next) {
+		t.Errorf("the key that is to follow: %v, %s", err, text)
 	}
 }

@@ -32,9 +32,9 @@ func trust(dir string) map[facts.Authority]facts.Trust {
 				t.Written = st.ModTime()
 			}
 		}
-		next := pkifile.KeyIDs(read(a.NextPublic()))
-		if len(next) == 1 && next[0] == pkifile.PrivateKeyID(read(a.NextKey())) {
-			t.Next = next[0]
+		next := read(a.NextPublic())
+		if keys := pkifile.KeyIDs(next); len(keys) == 1 && keys[0] == pkifile.PrivateKeyID(read(a.NextKey())) {
+			t.Next, t.NextPEM = keys[0], string(next)
 		}
 		if former := read(a.FormerPublic()); a.ReadAtStart() && len(pkifile.KeyIDs(former)) > 0 {
 			t.Former, t.FormerPEM = pkifile.KeyIDs(former)[0], string(former)

@@ -67,7 +67,7 @@ func TestTrustDuringARotation(t *testing.T) {
 	}
 	k := Kubernetes(root, nil)
 	tr := k.Trust[facts.KubernetesAuthority]
-	if !slices.Equal(tr.Trusted, []string{oldID, nextID}) || tr.Key != oldID || tr.Next != nextID || !bytes.Equal([]byte(tr.PEM), both) || tr.Written.IsZero() || tr.Apart {
+	if !slices.Equal(tr.Trusted, []string{oldID, nextID}) || tr.Key != oldID || tr.Next != nextID || tr.NextPEM != string(next) || !bytes.Equal([]byte(tr.PEM), both) || tr.Written.IsZero() || tr.Apart {
 		t.Errorf("%+v", tr)
 	}
 	if len(tr.Kubeconfigs) != 1 || !slices.Equal(tr.Kubeconfigs["admin.conf"], []string{oldID, nextID}) {
@@ -83,7 +83,7 @@ func TestTrustDuringARotation(t *testing.T) {
 	if err := os.Remove(filepath.Join(root, "/etc/kubernetes/pki/ca-next.crt")); err != nil {
 		t.Fatal(err)
 	}
-	if tr := Kubernetes(root, nil).Trust[facts.KubernetesAuthority]; tr.Next != "" {
+	if tr := Kubernetes(root, nil).Trust[facts.KubernetesAuthority]; tr.Next+tr.NextPEM != "" {
 		t.Errorf("%+v", tr)
 	}
 }
