@@ -56,6 +56,14 @@ type app struct {
 	access        *host.Access
 }
 
+// HostSide runs the host side and ends the process, if the process was started for that. Whoever reaches hosts copies its own program to them, so that every program
+// that does so, and is not quorate itself, calls HostSide first. It is also the watchdog of load balancers then, and the program of pods.
+func HostSide() {
+	if len(os.Args) > 1 && os.Args[1] == "host" {
+		os.Exit(Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
+}
+
 // Main runs the command line and returns the exit status.
 func Main(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	a := &app{in: in, out: out, err: errOut, stop: func() {}, ask: askTerminal, askAloud: askTerminalAloud}

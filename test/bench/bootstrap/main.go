@@ -47,10 +47,7 @@ type outcome struct {
 }
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "host" {
-		// This binary is its own host side, including the watchdog of the load balancers.
-		os.Exit(cli.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
-	}
+	cli.HostSide()
 	pairs := flag.Int("pairs", 3, "how many pairs of runs for each size")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

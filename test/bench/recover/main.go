@@ -79,10 +79,7 @@ func partName(p part) string                 { return p.name }
 func authorityName(a facts.Authority) string { return string(a) }
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "host" {
-		// This binary is its own host side, including the watchdog of the load balancers, and the program of pods.
-		os.Exit(cli.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
-	}
+	cli.HostSide()
 	which := flag.String("sizes", names(sizes, sizeName), "how much data etcd has, separated by commas")
 	only := flag.String("only", names(parts, partName), "what to measure, separated by commas")
 	rotate := flag.String("rotate", names(facts.Authorities, authorityName), "which authorities the part certs rotates, separated by commas; empty for none")

@@ -21,6 +21,7 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 
+	"quorate.dev/quorate/internal/cli"
 	"quorate.dev/quorate/internal/drill"
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/machines"
@@ -86,6 +87,7 @@ type Fault struct {
 }
 
 func main() {
+	cli.HostSide()
 	var o options
 	flag.StringVar(&o.quorate, "quorate", "bin/quorate", "the program")
 	flag.IntVar(&o.nodes, "nodes", 200, "how many simulated nodes")

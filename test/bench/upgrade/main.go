@@ -41,10 +41,7 @@ const (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "host" {
-		// This binary is its own host side, including the watchdog of the load balancers, and the program of pods.
-		os.Exit(cli.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
-	}
+	cli.HostSide()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	only := flag.String("only", "", "run only one of "+strings.Join(names(), ", ")+"; there is no ratio then")
