@@ -433,6 +433,8 @@ type Plan struct {
 	// Continues says that the plan brings back an API whose authority had expired, and that there is more to do which can be planned only
 	// when it answers.
 	Continues bool `json:"continues,omitempty"`
+	// Postpones says that the cluster does not match its spec when the plan is done: a part of it, which Warnings name, has to wait until then.
+	Postpones bool `json:"postpones,omitempty"`
 	// Unreachable names the hosts that could not be observed and that the plan therefore leaves alone, with the reason.
 	Unreachable map[string]string `json:"unreachable,omitempty"`
 	// Unmet is what does not match the spec although no step of the plan changes it.
@@ -561,6 +563,7 @@ func buildFrom(s *cluster.State, bundle Bundle, from *facts.Restore) (*Plan, err
 	}
 	b.out.Warnings = append(b.out.Warnings, bundle.Warnings...)
 	b.out.Steps = b.list()
+	b.out.Postpones = b.blocked != nil && !b.out.Empty()
 	if b.out.Empty() {
 		if b.blocked != nil {
 			return nil, b.blocked // the cluster does not match its spec
