@@ -244,6 +244,8 @@ const (
 	// RestartUnit restarts a unit whose program does not answer, and FreeDisk removes what Quorate kept on a host and does not need.
 	RestartUnit Kind = "restart-unit"
 	FreeDisk    Kind = "free-disk"
+	// RestoreBudgets restores the disruption budgets of the Prometheus that Quorate installed, which an interrupted drain has left relaxed.
+	RestoreBudgets Kind = "restore-budgets"
 	// ResetHost removes everything of a cluster, and of Quorate, from a host. It does not touch etcd's members and Node objects:
 	// steps before and after it do.
 	ResetHost Kind = "reset-host"
@@ -286,7 +288,7 @@ var effects = map[Kind]effect{
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
 	ResetHost:   changes,
 	StopMembers: changes, RecoverMember: changes, ServeRecovered: changes, RejoinEtcd: changes,
-	CompactEtcd: harmless, DefragmentEtcd: changes, EndAlarms: harmless, SetAsideEtcd: changes, RestartUnit: changes, FreeDisk: harmless,
+	CompactEtcd: harmless, DefragmentEtcd: changes, EndAlarms: harmless, SetAsideEtcd: changes, RestartUnit: changes, FreeDisk: harmless, RestoreBudgets: harmless,
 	SnapshotEtcd: harmless, KeepSnapshots: harmless, CheckStored: harmless, UpgradeControlPlane: changes, UpgradeNode: changes, ConvertEtcd: changes, SwitchAddons: changes, UpgradeCluster: changes,
 	CheckAddress: harmless, TryEndpoint: harmless, RememberEndpoints: harmless, WidenCertificate: harmless, StoreEndpoint: harmless, MoveClients: either, MoveAgents: changes,
 	PublishEndpoint: harmless, WithdrawEndpoint: harmless,
