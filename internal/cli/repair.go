@@ -31,8 +31,8 @@ only so often in an hour, with pauses that grow; the hosts remember that.
 
 Each repair is reported here and as an event in the cluster (kubectl get events -A --field-selector source=quorate).
 
-Exit status: 0 if nothing is left that keeps the cluster from matching its spec, 3 if a repair was refused as unsafe, 1
-otherwise. It is safe to interrupt: run it again.`,
+Exit status: 0 if nothing is left to repair, and nothing that keeps the cluster from matching its spec; 3 if a repair was
+refused as unsafe; 1 otherwise, also if a repair waits until it may be tried again. It is safe to interrupt: run it again.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.running(cmd.Context())
 			if err != nil {
@@ -43,32 +43,37 @@ otherwise. It is safe to interrupt: run it again.`,
 			defer e.Close()
 			report, err := e.Repair(cmd.Context(), o)
 			done()
-			if report != nil && (err == nil || len(report.Repairs) > 0) {
-				if e := a.print(report, func(w io.Writer) error { return printRepairs(w, report) }); e != nil {
-					return e
-				}
-			}
-			switch {
-			case err != nil:
+			if report == nil {
 				return explain(cmd.Context(), err)
-			case o.DryRun:
-				return nil
-			case report.Has(run.RepairFailed):
-				return &statusError{exitFailed}
-			case report.Has(run.RepairRefused):
-				return &statusError{exitRefused}
 			}
-			for _, f := range report.Left {
-				if f.Unmet {
-					return &statusError{exitFailed}
-				}
-			}
-			return nil
+			return a.repaired(cmd.Context(), report, o.DryRun, err)
 		},
 	}
 	cmd.Flags().BoolVar(&o.DryRun, "dry-run", false, "print what would be repaired and change nothing")
 	cmd.Flags().BoolVar(&o.Compare, "compare-etcd", true, "compare the data of etcd's members, which slows them down for a moment")
 	return cmd
+}
+
+// repaired prints a report and tells with the exit status what is left. A repair that failed comes before one that was refused.
+func (a *app) repaired(ctx context.Context, report *run.RepairReport, dryRun bool, err error) error {
+	text := func(w io.Writer) error { return printRepairs(w, report) }
+	switch {
+	case err != nil:
+		if len(report.Repairs) > 0 {
+			if e := a.print(report, text); e != nil {
+				return e
+			}
+		}
+		return explain(ctx, err)
+	case dryRun:
+		return a.print(report, text)
+	case report.Has(run.RepairRefused) && !report.Has(run.RepairFailed):
+		if e := a.print(report, text); e != nil {
+			return e
+		}
+		return &statusError{exitRefused}
+	}
+	return a.printDone(report, text)
 }
 
 func printRepairs(w io.Writer, r *run.RepairReport) error {

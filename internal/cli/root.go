@@ -324,6 +324,20 @@ func (a *app) progress() (progress.Sink, func()) {
 // print writes a result in the requested format; text renders it for -o text.
 func (a *app) print(v any, text func(io.Writer) error) error { return a.printTo(a.out, v, text) }
 
+// unfinished is the result of a command that can end while it waits for something.
+type unfinished interface{ Unfinished() bool }
+
+// printDone prints what a command did. If another run has to finish it, the exit status is 1: scripts do not read what was printed.
+func (a *app) printDone(r unfinished, text func(io.Writer) error) error {
+	if err := a.print(r, text); err != nil {
+		return err
+	}
+	if r.Unfinished() {
+		return &statusError{exitFailed}
+	}
+	return nil
+}
+
 func (a *app) printTo(w io.Writer, v any, text func(io.Writer) error) error {
 	switch a.output {
 	case "text":

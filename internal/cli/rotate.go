@@ -46,6 +46,9 @@ token only when they start must be restarted before the last stage, and tokens i
 that may have to, and ends. With --skip-workloads, it goes on without that. If tokens may be verified outside of the cluster, the command
 ends before the second stage, until --keys-published says that the new key is known there.
 
+The exit status is 0 only if the rotation is complete. If it ends before that because the next stage waits for something, it says for what,
+and the exit status is 1; -o json has "complete" and "waits".
+
 If it is interrupted, run it again to finish. Until then, no host can join, and the version cannot change. ` + "`quorate status`" + ` says so.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.running(cmd.Context())
@@ -78,18 +81,7 @@ If it is interrupted, run it again to finish. Until then, no host can join, and 
 			if err != nil {
 				return explain(cmd.Context(), err)
 			}
-			return a.print(r, func(out io.Writer) error {
-				if r.Complete {
-					hint := ""
-					if authority == facts.KubernetesAuthority {
-						hint = " Run `quorate kubeconfig` to get a new kubeconfig; those that the old key signed do not work."
-					}
-					_, err := fmt.Fprintf(out, "Done: %s of %s was replaced, and the old one is not trusted any more.%s\n", authority.Title(), c.Metadata.Name, hint)
-					return err
-				}
-				_, err := fmt.Fprintf(out, "Not complete: %s.\n", r.Waits)
-				return err
-			})
+			return a.rotated(c.Metadata.Name, r)
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print the plan of the next stage without changing anything")
@@ -97,4 +89,22 @@ If it is interrupted, run it again to finish. Until then, no host can join, and 
 	cmd.Flags().BoolVar(&skip, "skip-workloads", false, "let the last stage begin although workloads may trust only the old certificate, or use tokens that the old key signed")
 	cmd.Flags().BoolVar(&published, "keys-published", false, "sa: confirm that everyone who verifies tokens outside of the cluster has the new key")
 	return cmd
+}
+
+// rotated prints how far a rotation came, and tells with the exit status whether it is complete.
+func (a *app) rotated(cluster string, r run.Rotated) error {
+	return a.printDone(r, func(out io.Writer) error { return printRotated(out, cluster, r) })
+}
+
+func printRotated(out io.Writer, cluster string, r run.Rotated) error {
+	if r.Unfinished() {
+		_, err := fmt.Fprintf(out, "Not complete: %s.\n", r.Waits)
+		return err
+	}
+	hint := ""
+	if r.Authority == facts.KubernetesAuthority {
+		hint = " Run `quorate kubeconfig` to get a new kubeconfig; those that the old key signed do not work."
+	}
+	_, err := fmt.Fprintf(out, "Done: %s of %s was replaced, and the old one is not trusted any more.%s\n", r.Authority.Title(), cluster, hint)
+	return err
 }

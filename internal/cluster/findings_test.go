@@ -573,6 +573,11 @@ var findingCases = []struct {
 		"*warning: whether Prometheus and Alertmanager run is unknown: pods: forbidden"}},
 	{"prometheus-image", func(f fixture) { installed(f, "prometheus on w-b: ErrImagePull: no such host") }, margins(1, 1, 1, 1), []string{
 		"*warning: Prometheus runs in 1 of 2 replicas: prometheus on w-b: ErrImagePull: no such host"}},
+	{"prometheus-relaxed", func(f fixture) {
+		installed(f)
+		f.Seen.API.Prometheus.Relaxed = []string{"quorate-monitoring/alertmanager", "quorate-monitoring/prometheus"}
+	}, margins(1, 1, 1, 1), []string{
+		"warning: the disruption budgets quorate-monitoring/alertmanager and quorate-monitoring/prometheus let all replicas go at the same time: a drain has relaxed them, and goes on or was interrupted"}},
 	{"prometheus-no-room", func(f fixture) {
 		installed(f)
 		w := &f.Seen.API.Prometheus.Workloads[1]

@@ -23,6 +23,9 @@ func (f *findings) prometheus() {
 			"Run `quorate status` again in a moment. If this persists, the cause is in what the API server answered, and on no host in particular.")
 		return
 	}
+	if why := f.Relaxed(); why != "" {
+		f.add(RulePrometheus, Warning, why, "If no drain goes on, `quorate repair` or `quorate apply` restores them.")
+	}
 	namespace := ""
 	if len(seen.Workloads) > 0 {
 		namespace = seen.Workloads[0].Namespace
@@ -63,6 +66,15 @@ func (f *findings) prometheus() {
 	case len(waits) > 0:
 		f.add(RulePrometheus, Warning, summary, fix)
 	}
+}
+
+// Relaxed says which disruption budgets of Prometheus are relaxed for a drain; empty if none is.
+func (s *State) Relaxed() string {
+	if s.Seen.API == nil || s.Seen.API.Prometheus == nil || len(s.Seen.API.Prometheus.Relaxed) == 0 {
+		return ""
+	}
+	all := s.Seen.API.Prometheus.Relaxed
+	return plural(len(all), "the disruption budget ", "the disruption budgets ") + List(all) + plural(len(all), " lets", " let") + " all replicas go at the same time: a drain has relaxed " + plural(len(all), "it", "them") + ", and goes on or was interrupted"
 }
 
 // workload says what is wrong with a workload; empty if nothing is, or nothing but what follows from nodes that cannot run pods now. It is excused if

@@ -301,6 +301,10 @@ const EndpointAnnotation = "quorate.dev/endpoint"
 // cordoned by somebody else, and stays so.
 const CordonedAnnotation = "quorate.dev/cordoned"
 
+// RelaxedAnnotation is on disruption budgets of Quorate's own that a drain has relaxed, since the same change of the budget: what maxUnavailable was.
+// Whoever finds it when no drain goes on restores the budget.
+const RelaxedAnnotation = "quorate.dev/relaxed-from"
+
 // DaemonSet is how many pods of a DaemonSet there are.
 type DaemonSet struct {
 	Namespace string `json:"namespace"`

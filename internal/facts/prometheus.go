@@ -3,6 +3,8 @@ package facts
 // Prometheus is what the API tells of the Prometheus that Quorate installs, with all that belongs to it.
 type Prometheus struct {
 	Workloads []Workload `json:"workloads,omitempty"`
+	// Relaxed are the disruption budgets that a drain has relaxed, as namespace/name, in order (see RelaxedAnnotation). It goes on, or was interrupted.
+	Relaxed []string `json:"relaxed,omitempty"`
 	// Unknown is why they could not be read: whether they run is not known then.
 	Unknown string `json:"unknown,omitempty"`
 }

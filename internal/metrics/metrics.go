@@ -72,6 +72,7 @@ var (
 	memberInUse   = define("etcd_member_database_in_use_bytes", "The part of the member's database that holds data. Defragmentation frees the rest.", "member")
 	memberQuota   = define("etcd_member_quota_bytes", "The size at which etcd refuses writes.", "member")
 	memberAlarm   = define("etcd_member_alarm", "An alarm of etcd that holds for the member; always 1.", "member", "alarm")
+	memberTerm    = define("etcd_member_raft_term", "The Raft term in which the etcd member is. It grows with every election of a leader.", "member")
 	memberBehind  = define("etcd_member_behind_entries", "By how many entries of the log the member stays behind the leader, if these are thousands; otherwise 0.", "member")
 
 	memberFsync = define("etcd_member_wal_fsync_duration_seconds", "A histogram of how long the writes of an etcd member to its log took until they were on the disk.", "member")
@@ -288,6 +289,9 @@ func (b *batch) etcd(s *cluster.State) {
 		b.put(memberSize, float64(m.DBSizeBytes), name)
 		b.put(memberInUse, float64(m.InUseBytes), name)
 		b.put(memberBehind, float64(m.Behind), name)
+		if m.RaftTerm > 0 {
+			b.put(memberTerm, float64(m.RaftTerm), name)
+		}
 		if m.QuotaBytes > 0 {
 			b.put(memberQuota, float64(m.QuotaBytes), name)
 		}

@@ -206,6 +206,8 @@ var balancersAndEtcd = []section{
 		{title: "Leader", description: "Which member leads.", kind: timeline, unit: count, width: 8, height: 6, queries: only("quorate_etcd_member_leader", "member", "{{member}}"), words: answer},
 		{title: "Alarms", description: "Alarms of etcd. With NOSPACE, it refuses every write; with CORRUPT, members have different data.", kind: table, unit: count, width: 8, height: 6,
 			queries: only("quorate_etcd_member_alarm", "member, alarm", ""), none: "none"},
+		{title: "Leader elections", description: "In how many half minutes of the last quarter of an hour etcd elected a leader. A planned change takes at most one election for each member, or two.", kind: graph, unit: count, width: 24, height: 6,
+			queries: []query{{"changes((max(quorate_etcd_member_raft_term" + selects + "))[15m:30s])", "elections"}}},
 		{title: "Versions", description: "The ID and the version of each member.", kind: table, unit: count, width: 12, height: 6, queries: only("quorate_etcd_member_info", "member, id, version", "")},
 		{title: "Learners", description: "Members that have no vote yet.", kind: table, unit: count, width: 12, height: 6,
 			queries: []query{{"max by (member) (quorate_etcd_member_learner" + selects + ") == 1", ""}}, none: "none"},

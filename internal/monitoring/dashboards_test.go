@@ -178,6 +178,7 @@ func TestDashboardsShowWhatIsExposed(t *testing.T) {
 	metric := regexp.MustCompile(`\b(quorate_[a-z_]+)(\{[^}]*\})?`)
 	by := regexp.MustCompile(`\bby \(([a-z_, ]+)\)`)
 	word := regexp.MustCompile(`[A-Za-z_$][A-Za-z0-9_$]*`)
+	duration := regexp.MustCompile(`\b[0-9]+[smh]\b`)
 	for panel, all := range queries(t) {
 		for _, expr := range all {
 			found := metric.FindAllStringSubmatch(expr, -1)
@@ -210,8 +211,8 @@ func TestDashboardsShowWhatIsExposed(t *testing.T) {
 				rest = strings.Replace(rest, m[0], "", 1)
 			}
 			// Whatever is left are functions, and nothing else that could be misspelled.
-			for _, w := range word.FindAllString(by.ReplaceAllString(rest, ""), -1) {
-				if !slices.Contains([]string{"max", "min", "sum", "count", "time", "rate", "histogram_quantile", "$__rate_interval"}, w) {
+			for _, w := range word.FindAllString(duration.ReplaceAllString(by.ReplaceAllString(rest, ""), ""), -1) {
+				if !slices.Contains([]string{"max", "min", "sum", "count", "time", "rate", "changes", "histogram_quantile", "$__rate_interval"}, w) {
 					t.Errorf("%s: what is %q in %s?", panel, w, expr)
 				}
 			}

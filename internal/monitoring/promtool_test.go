@@ -81,12 +81,14 @@ func maintained(hosts ...string) func(clustertest.Fixture) {
 func scenarios() map[string]struct {
 	phases []phase
 	fires  []string // at the end, as ALERT or ALERT{labels}; the label cluster is added
+	never  string   // an alert that fires at no moment; empty if only the end is of interest
 } {
 	const soon, later = 4 * time.Minute, 20 * time.Minute
 	well := phase{lasts: 10 * time.Minute, seen: whole()}
 	type scenario = struct {
 		phases []phase
 		fires  []string
+		never  string
 	}
 	capacity := func(requested float64) map[string]float64 {
 		out := map[string]float64{}
@@ -141,6 +143,11 @@ func scenarios() map[string]struct {
 		})}}, fires: []string{`QuorateEtcdAlarm{alarm="NOSPACE",member="cp-a"}`, `QuorateEtcdAlarm{alarm="NOSPACE",member="cp-b"}`, `QuorateEtcdAlarm{alarm="NOSPACE",member="cp-c"}`}},
 		"a member is behind": {phases: []phase{well, {lasts: 12 * time.Minute, seen: whole(func(f clustertest.Fixture) { f.Seen.Etcd[0].Behind = 9000 })}},
 			fires: []string{`QuorateEtcdMemberBehind{member="cp-a"}`, "QuorateEtcdMemberLost", "QuorateControlPlaneLost", "QuorateZoneAtRisk"}}, // nothing relies on it
+		"leaders change again and again": {phases: elections(well, 2*time.Minute, 14, time.Minute), fires: []string{"QuorateEtcdLeaderChanges"}},
+		"and stop":                       {phases: elections(well, 2*time.Minute, 14, 30*time.Minute)},
+		"each control plane hands the lead over, as in an upgrade": {phases: elections(well, 90*time.Second, 3, 40*time.Minute), never: "QuorateEtcdLeaderChanges"},
+		"and does so again, as when etcd's timers change":          {phases: elections(well, 90*time.Second, 6, 40*time.Minute), never: "QuorateEtcdLeaderChanges"},
+		"a leader fails, and elections follow on each other":       {phases: elections(well, 30*time.Second, 4, 40*time.Minute), never: "QuorateEtcdLeaderChanges"},
 		"certificates expire": {phases: []phase{well, {lasts: 12 * time.Minute, seen: whole(func(f clustertest.Fixture) {
 			k := f.Kubernetes("cp-a")
 			for i := range k.Certificates {
@@ -174,6 +181,24 @@ func scenarios() map[string]struct {
 		})}}, fires: []string{"QuorateDiskAlmostFull"}},
 		"a single control plane": {phases: []phase{{lasts: time.Hour, seen: single}}},
 	}
+}
+
+// elections are phases in each of which etcd has elected another leader than in the one before, and then one without elections.
+func elections(before phase, every time.Duration, n int, after time.Duration) []phase {
+	const first = 7
+	term := func(n int) func() clustertest.Fixture {
+		return whole(func(f clustertest.Fixture) {
+			for i := range f.Seen.Etcd {
+				f.Seen.Etcd[i].RaftTerm, f.Seen.Etcd[i].Leader = uint64(first+n), i == n%len(f.Seen.Etcd)
+			}
+		})
+	}
+	before.seen = term(0)
+	out := []phase{before}
+	for i := range n {
+		out = append(out, phase{lasts: every, seen: term(i + 1)})
+	}
+	return append(out, phase{lasts: after, seen: term(n)})
 }
 
 // single is a cluster that never had a margin.
@@ -359,6 +384,9 @@ func TestAlerts(t *testing.T) {
 			tested[strings.Split(a, "{")[0]] = true
 		}
 		x.Exprs = []expr{e}
+		if s.never != "" {
+			x.Exprs = append(x.Exprs, expr{Expr: fmt.Sprintf("max_over_time(ALERTS{alertname=%q, alertstate=\"firing\"}[6h])", s.never), At: end.String(), Samples: []sample{}})
+		}
 		file.Tests = append(file.Tests, x)
 	}
 	// What is left needs more than these observations: see cluster.RuleEtcdData, RuleEtcdQuota, and RuleBackupFailed, and a histogram that grows.
@@ -382,6 +410,26 @@ func TestAlerts(t *testing.T) {
 		{alert(t, "QuorateBackupFailed"), 1}, {alert(t, `QuorateEtcdAlmostFull{severity="critical"}`), 1}, {alert(t, "QuorateEtcdData"), 1},
 		{alert(t, `QuorateEtcdSlowDisk{member="cp-a"}`), 1},
 	}}}})
+	// Of five members, each may hand the lead over once.
+	for n, fires := range map[int]bool{5: false, 30: true} {
+		var elected strings.Builder
+		elected.WriteString("7x20")
+		for i := range n {
+			fmt.Fprintf(&elected, " %dx3", 8+i)
+		}
+		x := test{Name: fmt.Sprintf("%d elections of five members", n), Interval: step.String(), Input: []input{{`quorate_exporter_leader{cluster="lab",instance="cp-a"}`, "1x200"}}}
+		for i := range 5 {
+			x.Input = append(x.Input, input{fmt.Sprintf(`quorate_etcd_member_raft_term{cluster="lab",member="cp-%d"}`, i), elected.String() + fmt.Sprintf(" %dx80", 7+n)})
+		}
+		e := expr{Expr: `ALERTS{alertstate="firing"}`, At: "70m", Samples: []sample{}}
+		if fires {
+			e.Samples = append(e.Samples, sample{alert(t, "QuorateEtcdLeaderChanges"), 1})
+		} else {
+			e.Expr = `max_over_time(ALERTS{alertstate="firing"}[6h])`
+		}
+		x.Exprs = []expr{e}
+		file.Tests = append(file.Tests, x)
+	}
 	text, err := yaml.Marshal(file)
 	if err != nil {
 		t.Fatal(err)

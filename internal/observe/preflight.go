@@ -32,13 +32,7 @@ const (
 // constant number of round trips. Quick leaves out what takes time and is never an error. With names, only paths from or to
 // these hosts are tried.
 func Preflight(ctx context.Context, s *cluster.State, conns *host.Set, quick bool, only []string) *facts.Preflight {
-	p := &probe{ctx: ctx, s: s, c: s.Spec, conns: conns, seen: &facts.Preflight{Hosts: map[string]facts.Inspection{}, Clocks: map[string]facts.Clock{}, Errors: map[string]string{}, VirtualIP: map[string]facts.AddressHolders{}}}
-	var asked []spec.Host
-	for _, h := range p.c.Spec.Hosts {
-		if s.Reachable(h.Name) {
-			asked = append(asked, h)
-		}
-	}
+	p, asked := newProbe(ctx, s, conns)
 	p.each(asked, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
 		var wg sync.WaitGroup
 		defer wg.Wait()
@@ -54,6 +48,26 @@ func Preflight(ctx context.Context, s *cluster.State, conns *host.Set, quick boo
 		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To), cmp.Compare(a.Port, b.Port))
 	})
 	return p.seen
+}
+
+// Inspect collects of that only what each host tells of itself.
+func Inspect(ctx context.Context, s *cluster.State, conns *host.Set) *facts.Preflight {
+	p, asked := newProbe(ctx, s, conns)
+	p.each(asked, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
+		return p.inspect(ctx, h, conn, s.Facts(h.Name), true)
+	})
+	return p.seen
+}
+
+// newProbe returns the hosts that can be asked as well.
+func newProbe(ctx context.Context, s *cluster.State, conns *host.Set) (p *probe, asked []spec.Host) {
+	p = &probe{ctx: ctx, s: s, c: s.Spec, conns: conns, seen: &facts.Preflight{Hosts: map[string]facts.Inspection{}, Clocks: map[string]facts.Clock{}, Errors: map[string]string{}, VirtualIP: map[string]facts.AddressHolders{}}}
+	for _, h := range p.c.Spec.Hosts {
+		if s.Reachable(h.Name) {
+			asked = append(asked, h)
+		}
+	}
+	return p, asked
 }
 
 type probe struct {

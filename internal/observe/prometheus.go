@@ -32,7 +32,17 @@ func readPrometheus(ctx context.Context, client kubernetes.Interface, version st
 	if err != nil {
 		return &facts.Prometheus{Unknown: err.Error()}
 	}
+	budgets, err := client.PolicyV1().PodDisruptionBudgets(monitoring.Namespace).List(ctx, all)
+	if err != nil {
+		return &facts.Prometheus{Unknown: err.Error()}
+	}
 	out := &facts.Prometheus{}
+	for _, b := range budgets.Items {
+		if _, relaxed := b.Annotations[facts.RelaxedAnnotation]; relaxed {
+			out.Relaxed = append(out.Relaxed, b.Namespace+"/"+b.Name)
+		}
+	}
+	slices.Sort(out.Relaxed)
 	var said map[types.UID]string
 	if slices.ContainsFunc(pods.Items, func(p corev1.Pod) bool { return isCreated(&p) }) {
 		said = podEvents(ctx, client)

@@ -3,11 +3,13 @@ package observe
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -71,6 +73,19 @@ func TestHowPrometheusRuns(t *testing.T) {
 		if !reflect.DeepEqual(got.Workloads[i], w) {
 			t.Errorf("got  %+v\nwant %+v", got.Workloads[i], w)
 		}
+	}
+
+	for _, name := range []string{"prometheus", "alertmanager"} {
+		b := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: monitoring.Namespace, Name: name}}
+		if name == "prometheus" {
+			b.Annotations = map[string]string{facts.RelaxedAnnotation: "1"}
+		}
+		if err := client.Tracker().Add(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := readPrometheus(t.Context(), client, ""); !slices.Equal(got.Relaxed, []string{monitoring.Namespace + "/prometheus"}) {
+		t.Errorf("relaxed budgets: %v", got.Relaxed)
 	}
 
 	client.PrependReactor("list", "pods", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, errors.New("no answer") })

@@ -26,6 +26,7 @@ func (b *builder) maintain() error {
 		return nil
 	}
 	b.outgrown()
+	b.restoreBudgets()
 	b.checkDrains(b.alive())
 	b.adopt() // a foreign cluster: marks come first
 	hosts := slices.DeleteFunc(slices.Clone(b.c.Spec.Hosts), func(h spec.Host) bool { return !b.Reachable(h.Name) })
@@ -353,8 +354,8 @@ func (b *builder) applyManifests(after ...*Step) {
 			b.addInTurn(s, after...)
 			continue
 		}
-		if name == manifest.Prometheus { // no registry has its images
-			b.add(s, append(slices.Clone(after), b.ofKind(ImportImages)...)...)
+		if name == manifest.Prometheus { // no registry has its images; and the budgets of this version come last
+			b.add(s, append(slices.Clone(after), b.ofKind(ImportImages, RestoreBudgets)...)...)
 			continue
 		}
 		b.add(s, after...)

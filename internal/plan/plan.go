@@ -244,6 +244,8 @@ const (
 	// RestartUnit restarts a unit whose program does not answer, and FreeDisk removes what Quorate kept on a host and does not need.
 	RestartUnit Kind = "restart-unit"
 	FreeDisk    Kind = "free-disk"
+	// RestoreBudgets restores the disruption budgets of the Prometheus that Quorate installed, which an interrupted drain has left relaxed.
+	RestoreBudgets Kind = "restore-budgets"
 	// ResetHost removes everything of a cluster, and of Quorate, from a host. It does not touch etcd's members and Node objects:
 	// steps before and after it do.
 	ResetHost Kind = "reset-host"
@@ -286,7 +288,7 @@ var effects = map[Kind]effect{
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
 	ResetHost:   changes,
 	StopMembers: changes, RecoverMember: changes, ServeRecovered: changes, RejoinEtcd: changes,
-	CompactEtcd: harmless, DefragmentEtcd: changes, EndAlarms: harmless, SetAsideEtcd: changes, RestartUnit: changes, FreeDisk: harmless,
+	CompactEtcd: harmless, DefragmentEtcd: changes, EndAlarms: harmless, SetAsideEtcd: changes, RestartUnit: changes, FreeDisk: harmless, RestoreBudgets: harmless,
 	SnapshotEtcd: harmless, KeepSnapshots: harmless, CheckStored: harmless, UpgradeControlPlane: changes, UpgradeNode: changes, ConvertEtcd: changes, SwitchAddons: changes, UpgradeCluster: changes,
 	CheckAddress: harmless, TryEndpoint: harmless, RememberEndpoints: harmless, WidenCertificate: harmless, StoreEndpoint: harmless, MoveClients: either, MoveAgents: changes,
 	PublishEndpoint: harmless, WithdrawEndpoint: harmless,
@@ -433,6 +435,8 @@ type Plan struct {
 	// Continues says that the plan brings back an API whose authority had expired, and that there is more to do which can be planned only
 	// when it answers.
 	Continues bool `json:"continues,omitempty"`
+	// Postpones says that the cluster does not match its spec when the plan is done: a part of it, which Warnings name, has to wait until then.
+	Postpones bool `json:"postpones,omitempty"`
 	// Unreachable names the hosts that could not be observed and that the plan therefore leaves alone, with the reason.
 	Unreachable map[string]string `json:"unreachable,omitempty"`
 	// Unmet is what does not match the spec although no step of the plan changes it.
@@ -561,6 +565,7 @@ func buildFrom(s *cluster.State, bundle Bundle, from *facts.Restore) (*Plan, err
 	}
 	b.out.Warnings = append(b.out.Warnings, bundle.Warnings...)
 	b.out.Steps = b.list()
+	b.out.Postpones = b.blocked != nil && !b.out.Empty()
 	if b.out.Empty() {
 		if b.blocked != nil {
 			return nil, b.blocked // the cluster does not match its spec

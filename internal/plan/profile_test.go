@@ -308,8 +308,8 @@ func TestWhatWasNotEditedKeepsNothingElseFromBeingDone(t *testing.T) {
 	obs := runningAs(t, c, fast)
 	delete(obs.Hosts["cp-b"].Facts.Kubernetes.Arguments[facts.ControllerManager], "node-monitor-grace-period")
 	p := mustPlan(t, c, obs, newer)
-	if want := []string{"cp-b/leave-pools", "cp-b/move-leadership", "cp-b/upgrade-control-plane", "cp-b/join-pools"}; !slices.Equal(outline(p), want) {
-		t.Errorf("%v", outline(p))
+	if want := []string{"cp-b/leave-pools", "cp-b/move-leadership", "cp-b/upgrade-control-plane", "cp-b/join-pools"}; !slices.Equal(outline(p), want) || p.Postpones {
+		t.Errorf("%v, postpones %t", outline(p), p.Postpones)
 	}
 	obs.Hosts["worker-b"] = facts.Host{Error: "worker-b: timeout"}
 	if _, err := planFor(c, obs, newer); err == nil || err.(*cluster.Refusal).Rule != RuleEveryNode { // the plan has no other steps
@@ -317,8 +317,8 @@ func TestWhatWasNotEditedKeepsNothingElseFromBeingDone(t *testing.T) {
 	}
 	obs.Hosts["worker-a"].Facts.Files["/etc/hosts#cluster "+c.Metadata.Name] = "other"
 	p = mustPlan(t, c, obs, newer)
-	if len(stepsOf(p, "worker-a", Configure)) != 1 || len(stepsOf(p, "cp-b", UpgradeControlPlane)) != 0 || !strings.Contains(strings.Join(p.Warnings, " "), "stay as they are in this run") {
-		t.Errorf("%v, warnings %q", outline(p), p.Warnings)
+	if len(stepsOf(p, "worker-a", Configure)) != 1 || len(stepsOf(p, "cp-b", UpgradeControlPlane)) != 0 || !strings.Contains(strings.Join(p.Warnings, " "), "stay as they are in this run") || !p.Postpones {
+		t.Errorf("%v, warnings %q, postpones %t", outline(p), p.Warnings, p.Postpones)
 	}
 }
 

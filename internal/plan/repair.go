@@ -49,6 +49,7 @@ var repairs = []struct {
 	{"labels", steps(LabelNode, ""), 3, 6, "a label or taint of the spec that a node does not have", "it is set"},
 	{"api-service", steps(PublishEndpoint, ""), 2, 6, "pods do not reach the API through the endpoint: the API's Service lacks its address, or has others", "the endpoint is its only address again"},
 	{"dns", steps(SpreadDNS, ""), 3, 6, "CoreDNS is no longer spread over nodes and zones", "it is spread again"},
+	{"budget", steps(RestoreBudgets, ""), 3, 6, "a disruption budget of the Prometheus that Quorate installed is relaxed, as an interrupted drain leaves it", "it is restored"},
 	{"disk", fullDisks, 3, 3, "a disk that is almost full, and something on it that Quorate put there and does not need", "snapshots of etcd are removed, except for the one from before the last change of the version and the newest, and older data of replaced etcd members, and copies of quorate, bundles, and blobs that nothing uses"},
 }
 
@@ -209,6 +210,7 @@ func (b *builder) restoreAll() {
 	if !b.DNSSpread() {
 		b.spreadDNS()
 	}
+	b.restoreBudgets()
 	if b.keepsFiles() == "" && !b.endpointMoves() {
 		b.publishEndpoint()
 		b.onlyEndpoint()

@@ -129,6 +129,10 @@ func TestRepairs(t *testing.T) {
 			}
 			f.Kubernetes("cp-b").EtcdClient = ""
 		}, []string{"etcd-client/cp-b"}},
+		"a disruption budget that an interrupted drain has relaxed": {false, func(f clustertest.Fixture) {
+			f.Spec.Spec.Monitoring.Prometheus.Install = true
+			f.Seen.API.Prometheus = &facts.Prometheus{Relaxed: []string{"quorate-monitoring/prometheus"}}
+		}, []string{"budget/"}},
 		"a load balancer that is stopped": {false, func(f clustertest.Fixture) {
 			f.Seen.Hosts["lb-b"].Facts.Units["haproxy.service"] = "inactive"
 			f.Change("lb-b", func(h *facts.Host) { h.Balancer.Healthy = false })

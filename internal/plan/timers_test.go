@@ -354,7 +354,7 @@ func TestWhatIsLeftOfTimersKeepsNoLostHost(t *testing.T) {
 	}
 	obs.Hosts["worker-a"].Facts.Files["/etc/hosts#cluster "+c.Metadata.Name] = "other"
 	p := mustPlan(t, c, obs, newer)
-	if len(stepsOf(p, "worker-a", Configure)) != 1 || len(stepsOf(p, "etcd-b", SetEtcdTimers)) != 0 || !strings.Contains(strings.Join(p.Warnings, " "), spec.ElectionTimeoutPath) {
-		t.Errorf("%v, warnings %q", outline(p), p.Warnings)
+	if len(stepsOf(p, "worker-a", Configure)) != 1 || len(stepsOf(p, "etcd-b", SetEtcdTimers)) != 0 || !strings.Contains(strings.Join(p.Warnings, " "), spec.ElectionTimeoutPath) || !p.Postpones {
+		t.Errorf("%v, warnings %q, postpones %t", outline(p), p.Warnings, p.Postpones)
 	}
 }

@@ -119,6 +119,15 @@ func (b *builder) removePrometheus(after ...*Step) {
 	}
 }
 
+// restoreBudgets plans that the disruption budgets of Prometheus are what they were before a drain that was interrupted. What else is planned for them
+// comes later.
+func (b *builder) restoreBudgets() *Step {
+	if api := b.Seen.API; api == nil || api.Prometheus == nil || len(api.Prometheus.Relaxed) == 0 || !b.c.InstallsPrometheus() {
+		return nil
+	}
+	return b.add(Step{Kind: RestoreBudgets, Title: "restore the disruption budgets of Prometheus", Reason: b.Relaxed()})
+}
+
 // unit names the unit by what it is for.
 func (b *builder) unit() string {
 	if b.c.Spec.Repair.Watch {

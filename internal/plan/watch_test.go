@@ -322,7 +322,7 @@ func TestPrometheusComesAndGoes(t *testing.T) {
 	for name, tc := range map[string]struct {
 		install, imports bool
 		applied          string
-		gone             bool
+		gone, relaxed    bool
 		bundle           Bundle
 		kind             Kind
 		reason           string
@@ -332,6 +332,9 @@ func TestPrometheusComesAndGoes(t *testing.T) {
 		"it is the same":           {install: true, applied: "sha256:one", bundle: with, imports: true},
 		"a part of it is gone":     {install: true, applied: "sha256:one", gone: true, bundle: with, imports: true, kind: ApplyManifest, reason: "somebody removed a part of it"},
 		"a run was cut short":      {install: true, applied: BeingApplied, bundle: with, imports: true, kind: ApplyManifest, reason: "interrupted"},
+		"a drain was cut short":    {install: true, applied: "sha256:one", relaxed: true, bundle: with, imports: true},
+		"and it is another one":    {install: true, applied: "sha256:other", relaxed: true, bundle: with, imports: true, kind: ApplyManifest, reason: "another version is applied"},
+		"and it is off":            {applied: "sha256:one", relaxed: true, bundle: testBundle, kind: RemoveManifest, reason: "is off"},
 		"cut short, and off":       {applied: BeingApplied, bundle: testBundle, kind: RemoveManifest, reason: "is off"},
 		"it is off, and never was": {bundle: testBundle},
 		"it is off":                {applied: "sha256:one", bundle: testBundle, kind: RemoveManifest, reason: "what others have put into the namespace quorate-monitoring stays"},
@@ -346,6 +349,9 @@ func TestPrometheusComesAndGoes(t *testing.T) {
 		if tc.applied != "" {
 			obs.API.Applied[manifest.Prometheus] = tc.applied
 			obs.API.Prometheus = &facts.Prometheus{Workloads: []facts.Workload{{Kind: "Deployment", Name: "prometheus", Missing: tc.gone}}}
+			if tc.relaxed {
+				obs.API.Prometheus.Relaxed = []string{"quorate-monitoring/prometheus"}
+			}
 		}
 		p, err := Build(cluster.Evaluate(c, obs), tc.bundle)
 		if err != nil {
@@ -364,6 +370,17 @@ func TestPrometheusComesAndGoes(t *testing.T) {
 		}
 		if tc.imports != (len(imports) > 0) {
 			t.Errorf("%s: images are imported: %v", name, imports)
+		}
+		restored := slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool { return s.Kind != RestoreBudgets })
+		if (len(restored) == 1) != (tc.relaxed && tc.install) {
+			t.Errorf("%s: budgets are restored by %+v", name, restored)
+		}
+		for _, r := range restored {
+			for _, s := range found {
+				if !reaches(p, s.ID, r.ID) {
+					t.Errorf("%s: budgets are restored to those of the former version after the new ones were applied", name)
+				}
+			}
 		}
 		if tc.kind == "" {
 			if len(found) > 0 {

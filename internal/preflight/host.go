@@ -80,7 +80,7 @@ func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	j.identity(h, f, in)
 	j.packages(h, f, in)
 	j.leftovers(h, f, in)
-	j.ports(h, f, in)
+	j.taken(h, f, in, Ports(j.c, h))
 	j.security(h, in)
 	j.balancer(h, f, in)
 	j.names(h, f, in)
@@ -530,9 +530,9 @@ func hasMember(c *spec.Cluster, h spec.Host) bool {
 	return slices.ContainsFunc(c.EtcdHosts(), func(e spec.Host) bool { return e.Name == h.Name })
 }
 
-func (j *judge) ports(h spec.Host, f *facts.Facts, in facts.Inspection) {
+// taken finds other programs that listen on ports that a host needs.
+func (j *judge) taken(h spec.Host, f *facts.Facts, in facts.Inspection, wanted []Port) {
 	for _, l := range in.Listeners {
-		wanted := Ports(j.c, h)
 		i := slices.IndexFunc(wanted, func(p Port) bool { return p.Number == l.Port })
 		if i < 0 || l.Own {
 			continue

@@ -114,17 +114,20 @@ func Joining(s *cluster.State) (out []string) {
 	return out
 }
 
-// Judge finds everything that the hosts lack, or have too much of, for the cluster of the spec. With names, it finds only what
-// concerns these hosts. What was found in the same way on several hosts is one finding.
-func Judge(s *cluster.State, seen *facts.Preflight, only []string) []cluster.Finding {
-	j := &judge{State: s, c: s.Spec, seen: seen}
+func newJudge(s *cluster.State, seen *facts.Preflight) *judge {
 	var nodes []*facts.Facts
-	for _, h := range j.c.Spec.Hosts {
+	for _, h := range s.Spec.Spec.Hosts {
 		if h.IsNode() {
 			nodes = append(nodes, s.Facts(h.Name))
 		}
 	}
-	j.contained = facts.AllContainers(nodes)
+	return &judge{State: s, c: s.Spec, seen: seen, contained: facts.AllContainers(nodes)}
+}
+
+// Judge finds everything that the hosts lack, or have too much of, for the cluster of the spec. With names, it finds only what
+// concerns these hosts. What was found in the same way on several hosts is one finding.
+func Judge(s *cluster.State, seen *facts.Preflight, only []string) []cluster.Finding {
+	j := newJudge(s, seen)
 	j.conflicts()
 	unreachable := s.Unreachable()
 	for _, h := range j.c.Spec.Hosts {

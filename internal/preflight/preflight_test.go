@@ -1289,6 +1289,51 @@ func TestPrometheusDisks(t *testing.T) {
 	}
 }
 
+// TestPrometheusInAClusterThatExists: what is found for a new cluster is found when an edit brings Prometheus into one that exists, and nothing else is.
+func TestPrometheusInAClusterThatExists(t *testing.T) {
+	small := func(w world) {
+		w.in("worker-a", func(i *facts.Inspection) { i.DiskBytes = 11 * gib })
+		w.facts("worker-a").DiskFreeBytes = 10 * gib
+	}
+	for name, tc := range map[string]struct {
+		change func(world)
+		want   []string
+	}{
+		"enough":           {func(world) {}, nil},
+		"too small":        {small, []string{"storage worker-a"}},
+		"the port is gone": {func(w world) { w.in("worker-a", listens(9100, "prometheus-node")) }, []string{"ports worker-a"}},
+		"another port":     {func(w world) { w.in("worker-a", listens(10250, "other")) }, nil},
+		"its own exporter": {func(w world) { w.in("worker-a", listens(9100, nodeExporter)) }, nil},
+		"what is wrong otherwise": {func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) { i.Firewalls = []string{"firewalld"} })
+			w.facts("worker-b").DiskFreeBytes = 30 * gib
+		}, nil},
+		"a host that nobody asked": {func(w world) { delete(w.seen.Hosts, "worker-a") }, nil},
+	} {
+		c := labSpec()
+		obs, seen := healthy(c)
+		for _, h := range c.Spec.Hosts {
+			obs.Hosts[h.Name].Facts.Kubernetes.KubeletConfig = h.IsNode()
+		}
+		w := world{c, obs, seen}
+		w.monitors("10Gi")
+		tc.change(w)
+		var found []string
+		for _, f := range JudgePrometheus(cluster.Evaluate(c, obs), seen) {
+			found = append(found, f.Rule+" "+strings.Join(f.Subjects, ","))
+		}
+		if !slices.Equal(found, tc.want) {
+			t.Errorf("%s: %q, want %q", name, found, tc.want)
+		}
+	}
+}
+
+func listens(port int, program string) func(*facts.Inspection) {
+	return func(i *facts.Inspection) {
+		i.Listeners = []facts.Listener{{Port: port, Addresses: []netip.Addr{netip.IPv6Unspecified()}, Program: program, PID: 9}}
+	}
+}
+
 // disk gives the pods of a host a file system of their own.
 func (w world) disk(host string, d facts.Disk) {
 	w.facts(host).Disks = map[string]facts.Disk{"/var/lib/kubelet": d}

@@ -5,6 +5,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
@@ -21,6 +22,32 @@ const (
 	// serverReplicas is how many servers run, each on a node of its own.
 	serverReplicas = 2
 )
+
+// BringsPrometheus says that the spec installs Prometheus in a cluster that exists and does not have it, or has servers that were to store something else:
+// the hosts were not judged for that. What was not edited is not judged again.
+func BringsPrometheus(s *cluster.State) bool {
+	if !s.Exists() || !s.Spec.InstallsPrometheus() || s.Seen.API == nil {
+		return false
+	}
+	edits, err := s.Edits()
+	return s.Seen.API.Prometheus == nil || err == nil && slices.ContainsFunc(edits, func(e spec.Edit) bool {
+		return e.Path == "spec.monitoring.prometheus.install" || e.Path == "spec.monitoring.prometheus.storage"
+	})
+}
+
+// JudgePrometheus finds what would keep the Prometheus of the spec from running in a cluster that exists, of what Judge finds for a new one: disks that
+// are too small for its servers, and programs that have the port of its node exporter.
+func JudgePrometheus(s *cluster.State, seen *facts.Preflight) []cluster.Finding {
+	j := newJudge(s, seen)
+	for _, h := range j.c.Spec.Hosts {
+		wanted := slices.DeleteFunc(Ports(j.c, h), func(p Port) bool { return p.Program != nodeExporter })
+		if in, ok := seen.Hosts[h.Name]; ok {
+			j.taken(h, j.Facts(h.Name), in, wanted)
+		}
+	}
+	j.storage()
+	return j.finish(nil)
+}
 
 // storage compares what the two servers of Prometheus may store with the disks of the nodes that take workloads. The scheduler goes by the sizes of the
 // disks. What is free decides whether the kubelet evicts pods before a server has stored that much. A host that could not be asked counts as large enough.

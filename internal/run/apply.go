@@ -41,11 +41,11 @@ func (e *Engine) Apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work,
 	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 		return nil, err
 	}
-	return e.apply(ctx, b, o)
+	return e.apply(ctx, b, o, nil)
 }
 
-// apply is Apply for a run that has the lease of the spec's hosts.
-func (e *Engine) apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work, error) {
+// apply is Apply for a run that has the lease of the spec's hosts. Before is the plan that it has carried out already; nil if there is none.
+func (e *Engine) apply(ctx context.Context, b *bundle.Bundle, o Options, before *plan.Plan) (*Work, error) {
 	w, err := e.Plan(ctx, b)
 	if more := e.others(); err == nil && len(more.Departing)+len(more.Removed) > 0 {
 		// Only the cluster could tell that these hosts are part of it. What the plan was made from may have changed before they
@@ -61,6 +61,9 @@ func (e *Engine) apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work,
 	if o.Force {
 		w.Plan.ForceDrains()
 	}
+	if before != nil && sameSteps(before, w.Plan) {
+		return w, errors.New("the steps of the plan succeeded, and the hosts do not show it: `quorate plan` shows what is left")
+	}
 	if err := w.Plan.Allowed(o.Adopt); err != nil {
 		return w, err
 	}
@@ -73,14 +76,23 @@ func (e *Engine) apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work,
 	if err := e.execute(ctx, w.toRun(), w); err != nil {
 		return w, err
 	}
-	if w.Plan.Continues {
-		return e.apply(ctx, b, o)
+	if goesOn(w.Plan) {
+		return e.apply(ctx, b, o, w.Plan)
 	}
 	e.tidy(ctx)
 	if len(w.Plan.Unreachable) > 0 {
 		return w, &UnreachableError{w.Plan.Unreachable, "quorate apply"}
 	}
 	return w, nil
+}
+
+// goesOn says that another plan follows on one that is done. What it has postponed is carried out then, or refused with the reason; but not while hosts
+// cannot be reached: whoever brings them back runs the command again.
+func goesOn(p *plan.Plan) bool { return p.Continues || p.Postpones && len(p.Unreachable) == 0 }
+
+// sameSteps says that two plans have the same steps, and that there are any.
+func sameSteps(a, b *plan.Plan) bool {
+	return !a.Empty() && slices.EqualFunc(a.Steps, b.Steps, func(x, y plan.Step) bool { return x.ID == y.ID })
 }
 
 // toRun is the plan as it is run: where there is nothing to do, the cluster is verified all the same.

@@ -57,6 +57,33 @@ func TestNothingToDoIsVerified(t *testing.T) {
 	}
 }
 
+// TestWhatIsPostponedIsNotDone: a run that had to postpone a part of the spec goes on with it, and does not end as if the cluster matched.
+func TestWhatIsPostponedIsNotDone(t *testing.T) {
+	for name, tc := range map[string]struct {
+		p    plan.Plan
+		want bool
+	}{
+		"all is done":                {plan.Plan{}, false},
+		"the API answers again":      {plan.Plan{Continues: true}, true},
+		"postponed":                  {plan.Plan{Postpones: true}, true},
+		"postponed until hosts come": {plan.Plan{Postpones: true, Unreachable: map[string]string{"cp-b": "timeout"}}, false},
+	} {
+		if goesOn(&tc.p) != tc.want {
+			t.Errorf("%s: it goes on: %t", name, !tc.want)
+		}
+	}
+	steps := func(ids ...string) *plan.Plan {
+		p := &plan.Plan{}
+		for _, id := range ids {
+			p.Steps = append(p.Steps, plan.Step{ID: id})
+		}
+		return p
+	}
+	if !sameSteps(steps("a", "b"), steps("a", "b")) || sameSteps(steps("a", "b"), steps("a")) || sameSteps(steps(), steps()) {
+		t.Error("plans with the same steps are not told from others")
+	}
+}
+
 // TestWarningsAreShown: a run shows the warnings of its plan before its first step, also if there is nothing to do, and each of them once.
 func TestWarningsAreShown(t *testing.T) {
 	f := clustertest.Whole()

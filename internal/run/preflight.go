@@ -14,6 +14,7 @@ import (
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/preflight"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/sources"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -68,6 +69,9 @@ func (e *Engine) Check(ctx context.Context, w *Work, ignore []string) error {
 	if err := e.checkWatch(ctx, w, ignore); err != nil {
 		return err
 	}
+	if err := e.checkPrometheus(ctx, w, ignore); err != nil {
+		return err
+	}
 	if slices.ContainsFunc(w.Plan.Steps, func(s plan.Step) bool {
 		return s.Kind == plan.CheckStored || s.Kind == plan.UpgradeControlPlane && w.State.VersionChanges()
 	}) {
@@ -119,6 +123,36 @@ func (e *Engine) checkWatch(ctx context.Context, w *Work, ignore []string) error
 	})
 }
 
+// checkPrometheus refuses to install Prometheus in a cluster that exists, or to have its servers store more, where that cannot run. A new cluster is
+// judged as a whole.
+func (e *Engine) checkPrometheus(ctx context.Context, w *Work, ignore []string) error {
+	if !preflight.BringsPrometheus(w.State) || !slices.ContainsFunc(w.Plan.Steps, func(s plan.Step) bool { return s.Kind == plan.ApplyManifest && s.Manifest == manifest.Prometheus }) {
+		return nil
+	}
+	const id, title = "preflight/prometheus", "check whether Prometheus can run on the hosts"
+	return progress.Track(ctx, e.Progress, "", id, title, func(ctx context.Context) error {
+		r := preflight.NewReport(e.Cluster, preflight.JudgePrometheus(w.State, observe.Inspect(ctx, w.State, e.Conns)), ignore, nil)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		e.noteWarnings(r, id, title)
+		if refused := cluster.Refuse(preflight.RulePreflight, "Prometheus (spec.monitoring.prometheus) cannot run on the hosts of "+e.Cluster.Metadata.Name+"; nothing was changed:",
+			"`quorate preflight` checks it again. `quorate apply --ignore CHECK` ignores one check, by its name.", r.Findings); refused != nil {
+			return refused
+		}
+		return nil
+	})
+}
+
+// noteWarnings shows the warnings of a check.
+func (e *Engine) noteWarnings(r *preflight.Report, id, title string) {
+	for _, f := range r.Findings {
+		if f.Severity == cluster.Warning {
+			e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: id, Title: title, Detail: f.Summary})
+		}
+	}
+}
+
 // checkReplacement refuses to give up a cluster for one that could not be built on its hosts afterwards, as far as that can be told while it is
 // there. What the snapshot of its etcd needs is known. What is checked here is checked again when the hosts were reset.
 func (e *Engine) checkReplacement(ctx context.Context, s *cluster.State, snapshot int64, ignore []string) error {
@@ -161,11 +195,7 @@ func (e *Engine) checkUpgrade(ctx context.Context, w *Work, ignore []string) err
 	const id, title = "upgrade/check", "check the cluster before its version changes"
 	return progress.Track(ctx, e.Progress, "", id, title, func(ctx context.Context) error {
 		r := preflight.NewReport(e.Cluster, preflight.JudgeUpgrade(w.State, observe.Upgrade(ctx, w.State, e.Conns), upgradeWork(w)), ignore, nil)
-		for _, f := range r.Findings {
-			if f.Severity == cluster.Warning {
-				e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: id, Title: title, Detail: f.Summary})
-			}
-		}
+		e.noteWarnings(r, id, title)
 		nothing := "nothing was changed"
 		if w.Plan.Resumes {
 			nothing = "this run changed nothing"

@@ -13,6 +13,7 @@ import (
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/preflight"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -105,5 +106,52 @@ func TestAFirstBuildChecksEveryHostAndTheVirtualIP(t *testing.T) {
 	}
 	if !strings.Contains(refused.Why, "("+preflight.VirtualIPCheck+")") {
 		t.Errorf("the virtual IP was not probed: %s", refused.Why)
+	}
+}
+
+// TestPrometheusIsCheckedWhenItComes into a cluster that exists, and when its servers are to store more; not with every other change.
+func TestPrometheusIsCheckedWhenItComes(t *testing.T) {
+	apply := plan.Step{ID: "prometheus", Kind: plan.ApplyManifest, Manifest: manifest.Prometheus}
+	runs := func(f clustertest.Fixture) {
+		f.Spec.Spec.Monitoring.Prometheus.Install = true
+		f.Seen.API.Prometheus = &facts.Prometheus{}
+	}
+	for name, tc := range map[string]struct {
+		change func(clustertest.Fixture)
+		steps  []plan.Step
+		want   bool
+	}{
+		"an edit installs it": {func(f clustertest.Fixture) {
+			f.Record()
+			f.Spec.Spec.Monitoring.Prometheus.Install = true
+		}, []plan.Step{apply}, true},
+		"a run that installed it was interrupted": {func(f clustertest.Fixture) { f.Record(); runs(f) }, []plan.Step{apply}, true},
+		"it is to store more": {func(f clustertest.Fixture) {
+			runs(f)
+			f.Record()
+			f.Spec.Spec.Monitoring.Prometheus.Storage = "50Gi"
+		}, []plan.Step{apply}, true},
+		"it comes with another version": {func(f clustertest.Fixture) {
+			f.Record()
+			f.Spec.Spec.Monitoring.Prometheus.Install = true
+		}, []plan.Step{apply, {ID: "stored", Kind: plan.CheckStored}}, true},
+		"another version of it": {func(f clustertest.Fixture) { runs(f); f.Record() }, []plan.Step{apply}, false},
+		"something else changes": {func(f clustertest.Fixture) {
+			runs(f)
+			f.Record()
+		}, []plan.Step{{ID: "cp-a/configure", Kind: plan.Configure, Host: "cp-a"}}, false},
+		"it is not wanted": {func(f clustertest.Fixture) { f.Record() }, nil, false},
+	} {
+		f := clustertest.Whole()
+		tc.change(f)
+		e, made := silent(t, f.Spec), false
+		e.Progress = progress.Func(func(ev progress.Event) { made = made || ev.ID == "preflight/prometheus" })
+		w := &Work{State: cluster.Evaluate(f.Spec, f.Seen), Plan: &plan.Plan{Steps: tc.steps}}
+		if err := e.checkPrometheus(t.Context(), w, nil); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if made != tc.want {
+			t.Errorf("%s: checked: %t", name, made)
+		}
 	}
 }

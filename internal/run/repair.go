@@ -109,6 +109,12 @@ func (r *RepairReport) Has(o Outcome) bool {
 	return slices.ContainsFunc(r.Repairs, func(m Mended) bool { return m.Outcome == o })
 }
 
+// Unfinished says that something is left that keeps the cluster from matching its spec, or that a repair has to be made again: it failed, or it waits
+// until it may be tried again.
+func (r *RepairReport) Unfinished() bool {
+	return r.Has(RepairFailed) || r.Has(RepairLimited) || slices.ContainsFunc(r.Left, func(f cluster.Finding) bool { return f.Unmet })
+}
+
 // RepairOptions are how a run repairs.
 type RepairOptions struct {
 	// DryRun only says what would be done.

@@ -259,14 +259,20 @@ func (e *Engine) settle(ctx context.Context, b *bundle.Bundle) error {
 		if err != nil {
 			return err
 		}
-		if w.Plan.Empty() {
-			return nil
-		}
-		if pass == passes {
+		done := w.Plan.Empty()
+		if !done && pass == passes {
 			return errors.New("the restored cluster works, and something is left to do: run `quorate apply`")
 		}
-		if err := e.execute(ctx, w.Plan, w); err != nil {
-			return err
+		if !done || len(w.Plan.Unmet) > 0 { // what is unmet may pass
+			if err := e.execute(ctx, w.toRun(), w); err != nil {
+				return err
+			}
+		}
+		if len(w.Plan.Unreachable) > 0 {
+			return &UnreachableError{w.Plan.Unreachable, "quorate apply"}
+		}
+		if done {
+			return nil
 		}
 	}
 }

@@ -43,6 +43,9 @@ type Rotated struct {
 	Waits string `json:"waits,omitempty"`
 }
 
+// Unfinished says that another run has to go on with the rotation, when what it waits for was done.
+func (r Rotated) Unfinished() bool { return !r.Complete }
+
 // PlanAuthority observes the cluster and plans the next stage of the rotation of an authority.
 func (e *Engine) PlanAuthority(ctx context.Context, a facts.Authority, o RotateOptions) (*Work, error) {
 	return e.decide(ctx, func(s *cluster.State) (*plan.Plan, error) { return e.rotation(ctx, s, a, o) })
@@ -55,7 +58,7 @@ func (e *Engine) RotateAuthority(ctx context.Context, a facts.Authority, o Rotat
 	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 		return out, err
 	}
-	var before []string
+	var before *plan.Plan
 	for {
 		w, err := e.operate(ctx, func(s *cluster.State) (*plan.Plan, error) {
 			if len(out.Stages) > 0 && !s.Rotation(a).Begun {
@@ -70,14 +73,10 @@ func (e *Engine) RotateAuthority(ctx context.Context, a facts.Authority, o Rotat
 			out.Waits, out.Complete = w.Plan.Waits, w.Plan.Waits == ""
 			return out, nil
 		}
-		var steps []string
-		for _, s := range w.Plan.Steps {
-			steps = append(steps, s.ID)
-		}
-		if slices.Equal(steps, before) {
+		if before != nil && sameSteps(before, w.Plan) {
 			return out, fmt.Errorf("rotating %s: the steps of the stage %q succeeded, and the hosts do not show it: `quorate plan` and `quorate certs` show what they have", a.Title(), w.Plan.Rotation)
 		}
-		before = steps
+		before = w.Plan
 		if n := len(out.Stages); n == 0 || out.Stages[n-1] != w.Plan.Rotation {
 			out.Stages = append(out.Stages, w.Plan.Rotation)
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"quorate.dev/quorate/internal/evict"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/monitoring"
 	"quorate.dev/quorate/internal/observe"
@@ -29,84 +29,82 @@ const nodeTimeout = time.Minute
 // yielding relaxes the budgets of the Prometheus that Quorate installed: they are its own, and keep a drain from taking both replicas. While one of them
 // waits for a node, they would keep the other one where it is for as long as that node is away. Other budgets are the user's, and stay.
 type yielding struct {
-	e       *Env
-	client  *kube.Client
-	note    func(string)
-	mu      sync.Mutex
-	relaxed map[string]*relaxedBudget // by name
-	noted   string                    // of the manifest, before anything was changed; empty as long as nothing was
+	client *kube.Client
+	note   func(string)
 }
 
-// relaxedBudget is what a budget was before the API was first asked to relax it. Whether it did is only known when it has answered.
-type relaxedBudget struct {
-	was  *intstr.IntOrString
-	done bool
-}
+// relaxed is maxUnavailable of a budget that lets all of its pods go.
+const relaxed = "100%"
 
-// yield relaxes one of them. It first notes that the objects must be applied again, so that a run that is killed leaves nothing relaxed for good.
+// yield relaxes one of them. What it was is noted on the budget itself, in the same change: a run that is killed leaves nothing relaxed that others do not
+// recognize, and a request whose answer is lost can be repeated.
 func (y *yielding) yield(ctx context.Context, b evict.Budget) error {
 	namespace, name, _ := strings.Cut(b.Name, "/")
 	if namespace != monitoring.Namespace {
 		return nil
 	}
-	y.mu.Lock()
-	defer y.mu.Unlock()
-	budget, known := y.relaxed[name]
-	if known && budget.done {
-		return nil
-	}
-	noted := y.noted
-	if noted == "" {
-		own, err := y.client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, observe.ConfigMap, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		if noted = own.Data[manifest.Prometheus]; noted == "" {
-			return nil // it is somebody else's
-		}
-	}
-	if !known {
-		have, err := y.client.PolicyV1().PodDisruptionBudgets(namespace).Get(ctx, name, metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		budget = &relaxedBudget{was: have.Spec.MaxUnavailable}
-	}
-	// From here on there is something to restore, also if an answer is lost.
-	y.noted = noted
-	if err := Note(ctx, y.client, manifest.Prometheus, plan.BeingApplied); err != nil {
+	own, err := y.client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, observe.ConfigMap, metav1.GetOptions{})
+	if err != nil {
 		return err
 	}
-	y.relaxed[name] = budget
-	if err := y.set(ctx, name, new(intstr.FromString("100%"))); err != nil {
+	if own.Data[manifest.Prometheus] == "" {
+		return nil // it is somebody else's
+	}
+	have, err := y.client.PolicyV1().PodDisruptionBudgets(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
 		return err
 	}
-	budget.done = true
+	was, noted := have.Annotations[facts.RelaxedAnnotation]
+	switch now := have.Spec.MaxUnavailable; {
+	case now == nil:
+		return nil // somebody has made another budget of it
+	case noted && now.String() == relaxed:
+		return nil // an earlier request, or an earlier run, has relaxed it
+	case !noted:
+		was = now.String()
+	}
+	if err := setBudget(ctx, y.client, name, was, intstr.FromString(relaxed)); err != nil {
+		return err
+	}
 	y.note("the disruption budget " + b.Name + " lets the last replica go: " + strings.Join(b.Unhealthy, ", ") + " can run only when a node comes back")
 	return nil
 }
 
-// restore makes them what they were.
-func (y *yielding) restore(ctx context.Context) error {
-	y.mu.Lock()
-	defer y.mu.Unlock()
-	if y.noted == "" {
-		return nil
-	}
-	return y.e.onNode(ctx, "restoring the disruption budgets of Prometheus", func(ctx context.Context) error {
-		for name, budget := range y.relaxed {
-			if err := y.set(ctx, name, budget.was); err != nil && !apierrors.IsNotFound(err) {
+// restoreBudgets makes those of them what they were that a drain has relaxed, in this run or in an earlier one that was interrupted. The caller has the leases,
+// so no other drain by Quorate goes on.
+func (e *Env) restoreBudgets(ctx context.Context, client *kube.Client) error {
+	return e.onNode(ctx, "restoring the disruption budgets of Prometheus", func(ctx context.Context) error {
+		list, err := client.PolicyV1().PodDisruptionBudgets(monitoring.Namespace).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, b := range list.Items {
+			was, noted := b.Annotations[facts.RelaxedAnnotation]
+			if !noted {
+				continue
+			}
+			if err := setBudget(ctx, client, b.Name, nil, intstr.Parse(was)); err != nil && !apierrors.IsNotFound(err) {
 				return err
 			}
 		}
-		return Note(ctx, y.client, manifest.Prometheus, y.noted)
+		return nil
 	})
 }
 
-func (y *yielding) set(ctx context.Context, name string, unavailable *intstr.IntOrString) error {
-	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"maxUnavailable": unavailable}})
+// restorePrometheusBudgets is the step of what an interrupted drain has left.
+func restorePrometheusBudgets(ctx context.Context, e *Env, _ plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	return e.restoreBudgets(ctx, client)
+}
+
+// setBudget sets how many pods may be unavailable, and what that was before; was is nil for a budget that is what it was.
+func setBudget(ctx context.Context, client *kube.Client, name string, was any, unavailable intstr.IntOrString) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{facts.RelaxedAnnotation: was}}, "spec": map[string]any{"maxUnavailable": unavailable}})
 	if err == nil {
-		_, err = y.client.PolicyV1().PodDisruptionBudgets(monitoring.Namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+		_, err = client.PolicyV1().PodDisruptionBudgets(monitoring.Namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
 	}
 	return err
 }
@@ -145,10 +143,9 @@ func drainNode(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	o := e.evictOptions(s)
-	own := &yielding{e: e, client: client, note: o.Note, relaxed: map[string]*relaxedBudget{}}
-	o.Yield = own.yield
+	o.Yield = (&yielding{client: client, note: o.Note}).yield
 	err = evict.Drain(ctx, client, s.Host, o)
-	err = errors.Join(err, own.restore(context.WithoutCancel(ctx)))
+	err = errors.Join(err, e.restoreBudgets(context.WithoutCancel(ctx), client))
 	if err != nil {
 		stopped := condition{corev1.NodeDrainInProgress, false, "Interrupted", err.Error()}
 		_ = e.setConditions(context.WithoutCancel(ctx), client, s.Host, stopped) // the drain itself is what failed
@@ -165,6 +162,9 @@ func uncordonNode(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	if err := e.removeConditions(ctx, client, s.Host, corev1.NodeDrainInProgress, corev1.NodeDrained); err != nil {
+		return err
+	}
+	if err := e.restoreBudgets(ctx, client); err != nil { // the drain may have been interrupted
 		return err
 	}
 	return e.onNode(ctx, "uncordoning node "+s.Host, func(ctx context.Context) error { return evict.Uncordon(ctx, client, s.Host) })

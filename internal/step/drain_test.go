@@ -1,8 +1,11 @@
 package step
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,11 +13,14 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/evict"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/monitoring"
 	"quorate.dev/quorate/internal/observe"
@@ -77,111 +83,136 @@ func TestConditions(t *testing.T) {
 	do(e.setConditions(ctx, client, "lb-a", condition{corev1.NodeMaintenancePlanned, true, "Test", "a host without a node"}))
 }
 
-// TestTheBudgetOfPrometheusYields: while it is relaxed, the cluster has a note that its objects must be applied again. Afterwards everything is as before. The
-// budgets of others stay what they are.
-func TestTheBudgetOfPrometheusYields(t *testing.T) {
-	one, all := intstr.FromInt32(1), intstr.FromString("100%")
-	budget := func(namespace string) *policyv1.PodDisruptionBudget {
-		return &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "prometheus"}, Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: &one}}
+// budgets is an API with the budgets of Prometheus and one of somebody else, and with what is noted of the manifest.
+func budgets(noted string) *fake.Clientset {
+	one := intstr.FromInt32(1)
+	objects := []runtime.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: observe.ConfigMap}, Data: map[string]string{manifest.Prometheus: noted}}}
+	for _, name := range []string{monitoring.Namespace + "/prometheus", monitoring.Namespace + "/alertmanager", "shop/prometheus"} {
+		namespace, name, _ := strings.Cut(name, "/")
+		objects = append(objects, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: &one}})
 	}
-	for name, tc := range map[string]struct {
-		namespace, noted string
-		yields           bool
-	}{
-		"that of Quorate":          {monitoring.Namespace, "sha256:one", true},
-		"that of somebody else":    {"shop", "sha256:one", false},
-		"of another of that name":  {monitoring.Namespace, "", false},
-		"after an interrupted run": {monitoring.Namespace, plan.BeingApplied, true},
-	} {
-		own := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: observe.ConfigMap}, Data: map[string]string{manifest.Prometheus: tc.noted}}
-		api, ctx := fake.NewClientset(budget(tc.namespace), own), t.Context()
-		y := &yielding{e: &Env{}, client: &kube.Client{Interface: api}, note: func(string) {}, relaxed: map[string]*relaxedBudget{}}
-		is := func(when string, want intstr.IntOrString, noted string) {
-			t.Helper()
-			b, err := api.PolicyV1().PodDisruptionBudgets(tc.namespace).Get(ctx, "prometheus", metav1.GetOptions{})
-			if err != nil || *b.Spec.MaxUnavailable != want {
-				t.Errorf("%s, %s: %+v, %v", name, when, b, err)
-			}
-			c, err := api.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, observe.ConfigMap, metav1.GetOptions{})
-			if err != nil || c.Data[manifest.Prometheus] != noted {
-				t.Errorf("%s, %s: %+v, %v", name, when, c.Data, err)
-			}
+	return fake.NewClientset(objects...)
+}
+
+// haveBudgets expects which of them are relaxed, that each of those says what it was, and that the others say nothing.
+func haveBudgets(t *testing.T, api *fake.Clientset, when string, relaxed ...string) {
+	t.Helper()
+	list, err := api.PolicyV1().PodDisruptionBudgets(metav1.NamespaceAll).List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range list.Items {
+		want, noted := "1", ""
+		if slices.Contains(relaxed, b.Namespace+"/"+b.Name) {
+			want, noted = "100%", "1"
 		}
-		for range 2 {
-			if err := y.yield(ctx, evict.Budget{Name: tc.namespace + "/prometheus", Unhealthy: []string{"p"}}); err != nil {
-				t.Fatal(err)
-			}
+		if have := b.Spec.MaxUnavailable.String(); have != want || b.Annotations[facts.RelaxedAnnotation] != noted {
+			t.Errorf("%s: %s/%s is %s, want %s; its annotations are %v", when, b.Namespace, b.Name, have, want, b.Annotations)
 		}
-		if tc.yields {
-			is("while it yields", all, plan.BeingApplied)
-		} else {
-			is("while it does not", one, tc.noted)
-		}
-		if err := y.restore(ctx); err != nil {
-			t.Fatal(err)
-		}
-		is("afterwards", one, tc.noted)
+	}
+	c, err := api.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(t.Context(), observe.ConfigMap, metav1.GetOptions{})
+	if err != nil || c.Data[manifest.Prometheus] == plan.BeingApplied {
+		t.Errorf("%s: a plan would take the manifest for one that is not applied: %v, %v", when, c, err)
 	}
 }
 
-// TestALostAnswerDoesNotLeaveABudgetRelaxed: the API may have relaxed a budget although its answer was lost, and is asked again. What the budget was, and what was
-// noted, is what it was before the first request.
-func TestALostAnswerDoesNotLeaveABudgetRelaxed(t *testing.T) {
-	one := intstr.FromInt32(1)
+const (
+	ofPrometheus   = monitoring.Namespace + "/prometheus"
+	ofAlertmanager = monitoring.Namespace + "/alertmanager"
+)
+
+// TestTheBudgetOfPrometheusYields to a drain, and is restored after it. The budgets of others stay what they are.
+func TestTheBudgetOfPrometheusYields(t *testing.T) {
 	for name, tc := range map[string]struct {
-		lost  string // the resource whose first change is not answered
-		first string // a budget that was relaxed before; empty for none
-		retry bool
+		budget, noted string
+		relaxed       []string
 	}{
-		"the budget's, and nobody asks again":        {lost: "poddisruptionbudgets"},
-		"the budget's":                               {lost: "poddisruptionbudgets", retry: true},
-		"the second budget's":                        {lost: "poddisruptionbudgets", first: "alertmanager", retry: true},
-		"the note's, and nobody asks again":          {lost: "configmaps"},
-		"the note's":                                 {lost: "configmaps", retry: true},
-		"the note's, of the second budget":           {lost: "configmaps", first: "alertmanager", retry: true},
-		"the second budget's, and nobody asks again": {lost: "poddisruptionbudgets", first: "alertmanager"},
+		"that of Quorate":         {ofPrometheus, "sha256:one", []string{ofPrometheus}},
+		"that of somebody else":   {"shop/prometheus", "sha256:one", nil},
+		"of another of that name": {ofPrometheus, "", nil},
 	} {
-		objects := []runtime.Object{&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: observe.ConfigMap}, Data: map[string]string{manifest.Prometheus: "sha256:one"}}}
-		for _, name := range []string{"prometheus", "alertmanager"} {
-			objects = append(objects, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: monitoring.Namespace, Name: name}, Spec: policyv1.PodDisruptionBudgetSpec{MaxUnavailable: &one}})
-		}
-		api, ctx := fake.NewClientset(objects...), t.Context()
-		y := &yielding{e: &Env{}, client: &kube.Client{Interface: api}, note: func(string) {}, relaxed: map[string]*relaxedBudget{}}
-		yield := func(budget string) error {
-			return y.yield(ctx, evict.Budget{Name: monitoring.Namespace + "/" + budget, Unhealthy: []string{"p"}})
-		}
-		if tc.first != "" {
-			if err := yield(tc.first); err != nil {
-				t.Fatalf("%s: %v", name, err)
+		api, e := budgets(tc.noted), &Env{}
+		client, notes := &kube.Client{Interface: api}, 0
+		for range 2 {
+			y := &yielding{client: client, note: func(string) { notes++ }}
+			if err := y.yield(t.Context(), evict.Budget{Name: tc.budget, Unhealthy: []string{"p"}}); err != nil {
+				t.Fatal(err)
 			}
 		}
-		lost := false
-		api.PrependReactor("patch", tc.lost, func(a clienttesting.Action) (bool, runtime.Object, error) {
-			if lost {
-				return false, nil, nil
-			}
-			lost = true
-			_, _, err := clienttesting.ObjectReaction(api.Tracker())(a)
-			return true, nil, errors.Join(errors.New("the answer is lost"), err)
-		})
-		if err := yield("prometheus"); err == nil {
-			t.Errorf("%s: an answer that is lost is no error", name)
+		haveBudgets(t, api, name+", during the drain", tc.relaxed...)
+		if notes != len(tc.relaxed) {
+			t.Errorf("%s: %d notes", name, notes)
 		}
-		if tc.retry {
-			if err := yield("prometheus"); err != nil {
-				t.Errorf("%s: %v", name, err)
+		for range 2 {
+			if err := e.restoreBudgets(t.Context(), client); err != nil {
+				t.Fatal(err)
 			}
+			haveBudgets(t, api, name+", afterwards")
 		}
-		if err := y.restore(ctx); err != nil {
+	}
+}
+
+// TestAnInterruptedDrainLeavesNoBudgetRelaxed for good: whatever ended at whichever request, and whatever comes next, the budgets are what they were
+// when a run has restored them.
+func TestAnInterruptedDrainLeavesNoBudgetRelaxed(t *testing.T) {
+	type action struct {
+		name string
+		do   func(context.Context, *Env, *kube.Client) error
+	}
+	yields := func(budget string) action {
+		return action{"a drain that relaxes " + budget, func(ctx context.Context, _ *Env, client *kube.Client) error {
+			return (&yielding{client: client, note: func(string) {}}).yield(ctx, evict.Budget{Name: budget, Unhealthy: []string{"p"}})
+		}}
+	}
+	restores := action{"the end of a drain", func(ctx context.Context, e *Env, client *kube.Client) error { return e.restoreBudgets(ctx, client) }}
+	// An apply sets the fields of the manifest, and leaves the annotations of others.
+	applies := action{"an apply", func(ctx context.Context, _ *Env, client *kube.Client) error {
+		_, err := client.PolicyV1().PodDisruptionBudgets(monitoring.Namespace).Patch(ctx, "prometheus", types.MergePatchType, []byte(`{"spec": {"maxUnavailable": 1}}`), metav1.PatchOptions{})
+		return err
+	}}
+	actions := []action{yields(ofPrometheus), yields(ofAlertmanager), restores, applies}
+	for _, lost := range []int{0, 1, 2, 3} { // the first that many requests are carried out, and the answer of the next one is lost
+		for i := range len(actions) * len(actions) * len(actions) {
+			order := []action{actions[i%len(actions)], actions[i/len(actions)%len(actions)], actions[i/len(actions)/len(actions)]}
+			api, e := budgets("sha256:one"), &Env{}
+			client, patches := &kube.Client{Interface: api}, 0
+			api.PrependReactor("patch", "poddisruptionbudgets", func(a clienttesting.Action) (bool, runtime.Object, error) {
+				if patches++; patches != lost {
+					return false, nil, nil
+				}
+				_, _, err := clienttesting.ObjectReaction(api.Tracker())(a)
+				return true, nil, errors.Join(errors.New("the answer is lost"), err)
+			})
+			var names []string
+			for _, x := range order {
+				names = append(names, x.name)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond) // it is interrupted before it can ask again
+				_ = x.do(ctx, e, client)
+				cancel()
+			}
+			if err := e.restoreBudgets(t.Context(), client); err != nil {
+				t.Fatal(err)
+			}
+			haveBudgets(t, api, fmt.Sprintf("answer %d is lost; %s", lost, strings.Join(names, ", ")))
+		}
+	}
+}
+
+// TestADrainEndsWithoutRelaxedBudgets, also of an earlier drain, and so does the end of a maintenance.
+func TestADrainEndsWithoutRelaxedBudgets(t *testing.T) {
+	for name, f := range map[string]func(context.Context, *Env, plan.Step) error{"drain": drainNode, "uncordon": uncordonNode, "restore": restorePrometheusBudgets} {
+		api := budgets("sha256:one")
+		if _, err := api.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "w-a"}}, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		client := &kube.Client{Interface: api}
+		if err := (&yielding{client: client, note: func(string) {}}).yield(t.Context(), evict.Budget{Name: ofPrometheus, Unhealthy: []string{"p"}}); err != nil {
+			t.Fatal(err)
+		}
+		e := &Env{client: client, Permit: func(context.Context, plan.Step) (cluster.Permit, error) { return cluster.Permit{}, nil }}
+		if err := f(t.Context(), e, plan.Step{Host: "w-a", Change: &cluster.Change{}}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		for _, budget := range []string{"prometheus", "alertmanager"} {
-			if b, err := api.PolicyV1().PodDisruptionBudgets(monitoring.Namespace).Get(ctx, budget, metav1.GetOptions{}); err != nil || *b.Spec.MaxUnavailable != one {
-				t.Errorf("%s: %s is %v, %v", name, budget, b.Spec.MaxUnavailable, err)
-			}
-		}
-		if c, err := api.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, observe.ConfigMap, metav1.GetOptions{}); err != nil || c.Data[manifest.Prometheus] != "sha256:one" {
-			t.Errorf("%s: %v is noted, %v", name, c.Data, err)
-		}
+		haveBudgets(t, api, name)
 	}
 }

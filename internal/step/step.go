@@ -199,6 +199,7 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.SetAsideEtcd:     setEtcdAside,
 	plan.RestartUnit:      restartUnit,
 	plan.FreeDisk:         freeDisk,
+	plan.RestoreBudgets:   restorePrometheusBudgets,
 
 	plan.StopMembers:    stopMembers,
 	plan.RecoverMember:  recoverMember,

@@ -20,6 +20,7 @@ import (
 
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/test/e2e/parts"
 	"quorate.dev/quorate/test/guide"
 )
 
@@ -60,25 +61,27 @@ func shapeOf(t *testing.T, o spec.InitOptions) *spec.Cluster {
 // TestByHand builds both topologies, or the stacked one as a sample, as an operator would without Quorate.
 func TestByHand(t *testing.T) {
 	besideAnother(t)
-	t.Run("stacked", func(t *testing.T) {
-		ctx := testContext(t)
-		shape := shapeOf(t, spec.InitOptions{Name: "e2e-hand", Workers: 1})
-		shape.Spec.NodePools = []spec.NodePool{{Name: "web", Hosts: []string{"worker-a"}, Labels: map[string]string{"example.com/tier": "web"},
-			Taints: []spec.Taint{{Key: "example.com/dedicated", Value: "web", Effect: "NoSchedule"}}}}
-		c := byHand(t, ctx, "e2e-hand", shape)
-		healthyByHand(t, ctx, c, shape)
-		poolByHand(t, ctx, c)
-		adoptedByHand(t, ctx, c)
-	})
-	if !*whole {
-		return
-	}
-	t.Run("external etcd", func(t *testing.T) {
-		ctx := testContext(t)
-		shape := shapeOf(t, spec.InitOptions{Name: "e2e-hand-etcd", Topology: spec.TopologyExternal, ControlPlanes: 2, Workers: 1, LoadBalancers: -1})
-		c := byHand(t, ctx, "e2e-hand-etcd", shape)
-		healthyByHand(t, ctx, c, shape)
-		adoptedByHand(t, ctx, c)
+	parts.Of(t, func(run func(string, func(*testing.T)) bool) {
+		run("stacked", func(t *testing.T) {
+			ctx := testContext(t)
+			shape := shapeOf(t, spec.InitOptions{Name: "e2e-hand", Workers: 1})
+			shape.Spec.NodePools = []spec.NodePool{{Name: "web", Hosts: []string{"worker-a"}, Labels: map[string]string{"example.com/tier": "web"},
+				Taints: []spec.Taint{{Key: "example.com/dedicated", Value: "web", Effect: "NoSchedule"}}}}
+			c := byHand(t, ctx, "e2e-hand", shape)
+			healthyByHand(t, ctx, c, shape)
+			poolByHand(t, ctx, c)
+			adoptedByHand(t, ctx, c)
+		})
+		if !*whole {
+			return
+		}
+		run("external etcd", func(t *testing.T) {
+			ctx := testContext(t)
+			shape := shapeOf(t, spec.InitOptions{Name: "e2e-hand-etcd", Topology: spec.TopologyExternal, ControlPlanes: 2, Workers: 1, LoadBalancers: -1})
+			c := byHand(t, ctx, "e2e-hand-etcd", shape)
+			healthyByHand(t, ctx, c, shape)
+			adoptedByHand(t, ctx, c)
+		})
 	})
 }
 

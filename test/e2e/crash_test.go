@@ -27,6 +27,7 @@ import (
 
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/test/e2e/parts"
 )
 
 // crashes are the counts of one operation, or of all. The last line that `make test-crash` prints is that of all as JSON.
@@ -146,20 +147,24 @@ func TestCrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Printf("%s draws its moments and hosts with -seed %d\n", t.Name(), plan.seed)
-	for _, name := range plan.series {
-		if t.Failed() {
-			break
-		}
-		t.Run(name, func(t *testing.T) {
-			k := &crash{plan: plan, counts: counts, lengths: lengths, byPower: name == powerOffs}
-			k.run(t)
-			if rest := slices.DeleteFunc(slices.Clone(plan.operations), func(o string) bool { return !k.possible(o) || counts.finished(k.key(o)) }); len(rest) > 0 {
-				fmt.Printf("%s: left for another run: %s\n", t.Name(), strings.Join(rest, ", "))
+	defer func() { // also if earlier runs have finished all of it
+		data, _ := json.Marshal(counts.total())
+		printArtifact(t, "crash.json", string(data)+"\n")
+	}()
+	parts.Of(t, func(run func(string, func(*testing.T)) bool) {
+		for _, name := range plan.series {
+			if t.Failed() {
+				break
 			}
-		})
-	}
-	data, _ := json.Marshal(counts.total())
-	printArtifact(t, "crash.json", string(data)+"\n")
+			run(name, func(t *testing.T) {
+				k := &crash{plan: plan, counts: counts, lengths: lengths, byPower: name == powerOffs}
+				k.run(t)
+				if rest := slices.DeleteFunc(slices.Clone(plan.operations), func(o string) bool { return !k.possible(o) || counts.finished(k.key(o)) }); len(rest) > 0 {
+					fmt.Printf("%s: left for another run: %s\n", t.Name(), strings.Join(rest, ", "))
+				}
+			})
+		}
+	})
 }
 
 // crash is what one operation after another is made with.

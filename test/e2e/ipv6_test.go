@@ -13,47 +13,51 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+
+	"quorate.dev/quorate/test/e2e/parts"
 )
 
 // TestIPv6 builds a cluster without IPv4, and a dual-stack one. Pods reach each other and Services in each family, an unchanged spec
 // changes nothing, and the virtual IP moves when its holder loses power.
 func TestIPv6(t *testing.T) {
-	for family, families := range map[string][]corev1.IPFamily{
-		"ipv6": {corev1.IPv6Protocol},
-		"dual": {corev1.IPv4Protocol, corev1.IPv6Protocol},
-	} {
-		t.Run(family, func(t *testing.T) {
-			c := newCluster(t, "e2e-"+family)
-			ctx := testContext(t)
-			c.must(t, ctx, "up", "--name", c.name, "--ip-family", family)
-			s := c.whole(t, ctx)
-			if vip := familyOf(t, s.Endpoint.VirtualIP); vip != families[0] {
-				t.Errorf("the virtual IP %s is %s", s.Endpoint.VirtualIP, vip)
-			}
-			c.unchanged(t, ctx, "-f", c.specFile())
-			// up finds the cluster again without being told its families.
-			c.must(t, ctx, "up", "--name", c.name)
-
-			_, api := c.client(t, ctx)
-			nodesHave(t, ctx, api, families)
-			connected(t, ctx, api, families)
-
-			holder := s.Endpoint.Holder
-			c.must(t, ctx, "lab", "--lab", c.name, "fault", "power-off", holder)
-			eventually(t, ctx, "another load balancer takes the virtual IP", func() error {
-				now, _, err := c.status(ctx)
-				if err == nil && (now.Endpoint.Holder == "" || now.Endpoint.Holder == holder) {
-					err = fmt.Errorf("the holder is %q", now.Endpoint.Holder)
+	parts.Of(t, func(run func(string, func(*testing.T)) bool) {
+		for family, families := range map[string][]corev1.IPFamily{
+			"ipv6": {corev1.IPv6Protocol},
+			"dual": {corev1.IPv4Protocol, corev1.IPv6Protocol},
+		} {
+			run(family, func(t *testing.T) {
+				c := newCluster(t, "e2e-"+family)
+				ctx := testContext(t)
+				c.must(t, ctx, "up", "--name", c.name, "--ip-family", family)
+				s := c.whole(t, ctx)
+				if vip := familyOf(t, s.Endpoint.VirtualIP); vip != families[0] {
+					t.Errorf("the virtual IP %s is %s", s.Endpoint.VirtualIP, vip)
 				}
-				return err
+				c.unchanged(t, ctx, "-f", c.specFile())
+				// up finds the cluster again without being told its families.
+				c.must(t, ctx, "up", "--name", c.name)
+
+				_, api := c.client(t, ctx)
+				nodesHave(t, ctx, api, families)
+				connected(t, ctx, api, families)
+
+				holder := s.Endpoint.Holder
+				c.must(t, ctx, "lab", "--lab", c.name, "fault", "power-off", holder)
+				eventually(t, ctx, "another load balancer takes the virtual IP", func() error {
+					now, _, err := c.status(ctx)
+					if err == nil && (now.Endpoint.Holder == "" || now.Endpoint.Holder == holder) {
+						err = fmt.Errorf("the holder is %q", now.Endpoint.Holder)
+					}
+					return err
+				})
+				if _, err := api.CoreV1().Nodes().List(ctx, metav1.ListOptions{}); err != nil {
+					t.Errorf("the API is not reached at the virtual IP of the successor: %v", err)
+				}
+				c.must(t, ctx, "lab", "--lab", c.name, "heal")
+				c.whole(t, ctx)
 			})
-			if _, err := api.CoreV1().Nodes().List(ctx, metav1.ListOptions{}); err != nil {
-				t.Errorf("the API is not reached at the virtual IP of the successor: %v", err)
-			}
-			c.must(t, ctx, "lab", "--lab", c.name, "heal")
-			c.whole(t, ctx)
-		})
-	}
+		}
+	})
 }
 
 func familyOf(t *testing.T, address string) corev1.IPFamily {
