@@ -19,7 +19,7 @@ import (
 func LocationOf(b spec.Backup) (Location, error) {
 	switch {
 	case b.SFTP != (spec.BackupSFTP{}):
-		key, err := os.ReadFile(paths.Expand(b.SFTP.KeyFile))
+		key, err := paths.Read(b.SFTP.KeyFile)
 		if err != nil {
 			return Location{}, fmt.Errorf("reading spec.backup.sftp.keyFile: %w", err)
 		}
@@ -40,7 +40,7 @@ func LocationOf(b spec.Backup) (Location, error) {
 func s3Of(b spec.BackupS3) (Location, error) {
 	out := &S3{Endpoint: b.Endpoint, Bucket: b.Bucket, Prefix: b.Prefix, Region: b.Region}
 	if b.CAFile != "" {
-		ca, err := os.ReadFile(paths.Expand(b.CAFile))
+		ca, err := paths.Read(b.CAFile)
 		if err != nil {
 			return Location{}, fmt.Errorf("reading spec.backup.s3.caFile: %w", err)
 		}
@@ -57,7 +57,7 @@ func s3Of(b spec.BackupS3) (Location, error) {
 		}
 		return Location{S3: out}, nil
 	}
-	data, err := os.ReadFile(paths.Expand(b.CredentialsFile))
+	data, err := paths.Read(b.CredentialsFile)
 	if err != nil {
 		return Location{}, fmt.Errorf("reading spec.backup.s3.credentialsFile: %w", err)
 	}
@@ -88,7 +88,7 @@ func credentialsIn(text string) map[string]string {
 
 // ReadIdentities reads a file with identities of age, or a private key of SSH.
 func ReadIdentities(file string) ([]age.Identity, error) {
-	data, err := os.ReadFile(paths.Expand(file))
+	data, err := paths.Read(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading the identity: %w", err)
 	}

@@ -18,6 +18,7 @@ package backup
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
@@ -249,10 +250,20 @@ type Reader struct {
 	sum      hash.Hash
 }
 
+// sealedMark is how every file begins that is encrypted with age.
+const sealedMark = "age-encryption.org/v1"
+
 // Open begins to read a backup, with any of the identities. Nothing of the manifest can be relied on to be all of the backup until
 // Next has returned io.EOF: a file that was cut off is found at its end.
 func Open(r io.Reader, identities ...age.Identity) (*Reader, error) {
-	sealed, err := age.Decrypt(r, identities...)
+	begin := bufio.NewReader(r)
+	switch head, err := begin.Peek(len(sealedMark)); {
+	case err != nil && err != io.EOF:
+		return nil, fmt.Errorf("reading the backup: %w", err)
+	case string(head) != sealedMark:
+		return nil, errors.New("this is not a backup of Quorate: it is not encrypted with age")
+	}
+	sealed, err := age.Decrypt(begin, identities...)
 	var stranger *age.NoIdentityMatchError
 	switch {
 	case errors.As(err, &stranger):

@@ -17,6 +17,7 @@ import (
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/pkifile"
+	"quorate.dev/quorate/internal/paths"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/staticpod"
 )
@@ -243,7 +244,7 @@ func (u Unpacked) file(name, keysDir string) ([]byte, error) {
 	if keysDir == "" || len(part) > 0 && filepath.Ext(name) != ".crt" {
 		return part, nil
 	}
-	content, err := os.ReadFile(filepath.Join(keysDir, name))
+	content, err := paths.Read(filepath.Join(keysDir, name))
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return part, nil

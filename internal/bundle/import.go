@@ -34,8 +34,11 @@ func Import(ctx context.Context, r io.Reader) (*Bundle, error) {
 		return nil, fmt.Errorf("import bundle: the file is truncated, damaged, or not a bundle; copy or export it again: %w", err)
 	}
 	fresh, err := Open(tmp)
-	if err != nil {
-		return nil, fmt.Errorf("import bundle: the file is truncated, or not a bundle: %w", err)
+	switch {
+	case errors.Is(err, ErrNotBuilt):
+		return nil, errors.New("import bundle: the file is truncated, or not a bundle: it has no index; copy or export it again")
+	case err != nil:
+		return nil, fmt.Errorf("import bundle: the file is truncated, or not a bundle; copy or export it again: %w", err)
 	}
 	if err := fresh.complete(); err != nil {
 		return nil, fmt.Errorf("import bundle: the file is truncated; copy or export it again: %w", err)

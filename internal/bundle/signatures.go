@@ -57,7 +57,7 @@ func (s Signatures) signers() (*signers, error) {
 	parts := []any{s.Published, s.All, s.Identity, s.Issuer}
 	switch {
 	case s.PublicKeyFile != "":
-		text, err := os.ReadFile(paths.Expand(s.PublicKeyFile))
+		text, err := paths.Read(s.PublicKeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("read the public key for signatures: %w", err)
 		}
@@ -70,7 +70,7 @@ func (s Signatures) signers() (*signers, error) {
 		var err error
 		if out.root, err = signature.PublicRoot(); s.TrustedRootFile != "" {
 			var text []byte
-			if text, err = os.ReadFile(paths.Expand(s.TrustedRootFile)); err == nil {
+			if text, err = paths.Read(s.TrustedRootFile); err == nil {
 				out.root, err = signature.ParseRoot(text)
 			}
 			parts = append(parts, text)

@@ -29,10 +29,8 @@ without a controller, are refused before anything is changed. --force has such p
 
 To adopt a kubeadm cluster that was built without Quorate, pass --adopt. quorate plan shows what adoption would change.
 Adoption is refused unless the spec describes exactly that cluster.`,
+		PreRunE: func(*cobra.Command, []string) error { return knownChecks(o.Ignore) },
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := knownChecks(o.Ignore); err != nil {
-				return err
-			}
 			c, err := a.cluster(cmd.Context())
 			if err != nil {
 				return err

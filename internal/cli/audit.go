@@ -46,10 +46,13 @@ audit cis compares the running cluster with the CIS benchmark.`,
   quorate audit --spec-only -f prod.yaml
   quorate audit --depth 2 -o html > audit.html
   quorate audit cis`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		PreRunE: func(*cobra.Command, []string) error {
 			if depth != 1 && depth != 2 {
 				return usageError{fmt.Errorf("--depth %d: must be 1 (single failures) or 2 (pairs, too)", depth)}
 			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			in, err := a.toAudit(cmd.Context(), specOnly)
 			if err != nil {
 				return err

@@ -182,6 +182,12 @@ size of etcd, and is removed afterwards.`,
   quorate backup verify --deep --identity backup-identity.txt
   quorate backup verify --identity ~/.ssh/id_ed25519 ./prod.1a2b3c4d.5e6f7a8b.20260304T050607Z.cp-a.backup.age`,
 		Args: cobra.MaximumNArgs(1),
+		PreRunE: func(*cobra.Command, []string) error {
+			if identity == "" {
+				return errNoIdentity
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			identities, err := identitiesIn(identity)
 			if err != nil {
@@ -215,11 +221,13 @@ size of etcd, and is removed afterwards.`,
 				out.Verified, err = backup.Verify(cmd.Context(), r, dir, then)
 				return err
 			}
-			if f, ferr := os.Open(name); name != "" && ferr == nil {
+			if _, missing := os.Stat(name); name != "" && (missing == nil || strings.ContainsRune(name, filepath.Separator)) {
+				f, ferr := openFile(name)
+				if ferr != nil {
+					return ferr
+				}
 				defer f.Close()
 				err = verify(f)
-			} else if strings.ContainsRune(name, filepath.Separator) {
-				return usageError{ferr}
 			} else {
 				err = a.withEngine(cmd.Context(), func(e *run.Engine) error {
 					var in io.Reader
@@ -250,11 +258,11 @@ func identityFlag(cmd *cobra.Command, identity *string) {
 	cmd.Flags().StringVar(identity, "identity", "", "a file with an identity of age, or a private key of SSH")
 }
 
+// errNoIdentity is the error of commands that decrypt a backup and were not told with what.
+var errNoIdentity = usageError{errors.New("--identity is required: a file with an identity of age, or a private key of SSH, whose public key is one of spec.backup.recipients")}
+
 // identitiesIn reads the identity that decrypts a backup.
 func identitiesIn(file string) ([]age.Identity, error) {
-	if file == "" {
-		return nil, usageError{errors.New("--identity is required: a file with an identity of age, or a private key of SSH, whose public key is one of spec.backup.recipients")}
-	}
 	identities, err := backup.ReadIdentities(file)
 	if err != nil {
 		return nil, usageError{err}
@@ -339,6 +347,12 @@ func (a *app) backupFetch() *cobra.Command {
 			file := args[len(args)-1]
 			if len(args) == 1 {
 				file = filepath.Base(file)
+			}
+			if _, err := os.Lstat(file); err == nil {
+				return usageError{fmt.Errorf("%s already exists: name another file", file)}
+			}
+			if err := a.canWrite(file); err != nil {
+				return err
 			}
 			var size int64
 			err := a.withEngine(cmd.Context(), func(e *run.Engine) error {

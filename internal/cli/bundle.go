@@ -209,6 +209,9 @@ func (a *app) bundleExport(open func() (*bundle.Bundle, error)) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := a.canWrite(args[0]); err != nil {
+				return err
+			}
 			// The file has its name only when it is complete: half of it would look like a bundle.
 			f, err := durable.CreateNew(args[0], 0o644)
 			if errors.Is(err, os.ErrExist) {
@@ -237,9 +240,9 @@ func (a *app) bundleImport() *cobra.Command {
 intact, not who made it. quorate apply installs the programs of the bundle as root on every host. To accept only a bundle
 that you have examined, set components.digest in the spec.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := os.Open(args[0])
+			f, err := openFile(args[0])
 			if err != nil {
-				return usageError{err}
+				return err
 			}
 			defer f.Close()
 			sink, done := a.progress()

@@ -57,12 +57,35 @@ With a REFERENCE (registry.example.com/repository@sha256:… or :tag), it downlo
 uploaded. Without one, it assembles the bundle from the projects' published releases and images, or from a mirror of
 them (--releases and --registry). With -f, the spec's components section determines the source.`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		PreRunE: func(cmd *cobra.Command, args []string) error {
 			for _, name := range []string{"arch", "kubernetes-version"} {
 				if len(args) == 1 && cmd.Flags().Changed(name) {
 					return usageError{errors.New("a reference says which version and which architecture its bundle is for: leave out --" + name)}
 				}
 			}
+			if err := checkAccess(c); err != nil {
+				return err
+			}
+			signatures := spec.CheckSignatures(c.Signatures, c.Releases != "")
+			switch {
+			case a.file != "" && (len(args) > 0 || c != spec.Components{}):
+				return usageError{errors.New("with -f, the spec determines the bundle's source: leave out the reference and the other flags")}
+			case a.file != "":
+				return nil
+			case len(args) == 1 && (c.Releases != "" || c.Registry != "" || c.Signatures != spec.Signatures{}):
+				return usageError{errors.New("--releases, --registry, and --signatures cannot be combined with a reference: leave out the reference, or leave out the flags")}
+			case len(args) == 1:
+				return nil
+			case signatures != nil:
+				return usageError{signatures}
+			case (c.Releases == "") != (c.Registry == ""):
+				return usageError{errors.New("--releases and --registry must be set together: a mirror needs both")}
+			case c.Releases != "" && !strings.HasPrefix(c.Releases, "https://"):
+				return usageError{errors.New("--releases must be an https address: over plain http, an attacker could change the files together with their checksums")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := a.pulled(cmd.Context(), of.version, string(of.arch), c, args)
 			if err != nil {
 				return explain(cmd.Context(), err)
@@ -82,35 +105,21 @@ them (--releases and --registry). With -f, the spec's components section determi
 }
 
 func (a *app) pulled(ctx context.Context, version, arch string, c spec.Components, args []string) (*bundle.Bundle, error) {
-	if err := checkAccess(c); err != nil {
-		return nil, err
-	}
-	signatures := spec.CheckSignatures(c.Signatures, c.Releases != "")
 	sink, done := a.progress()
 	defer done()
 	switch {
-	case a.file != "" && (len(args) > 0 || c != spec.Components{}):
-		return nil, usageError{errors.New("with -f, the spec determines the bundle's source: leave out the reference and the other flags")}
 	case a.file != "":
 		cluster, err := a.load(a.file, true)
 		if err != nil {
 			return nil, err
 		}
 		return sources.BundleFor(ctx, cluster, arch, sink)
-	case len(args) == 1 && (c.Releases != "" || c.Registry != "" || c.Signatures != spec.Signatures{}):
-		return nil, usageError{errors.New("--releases, --registry, and --signatures cannot be combined with a reference: leave out the reference, or leave out the flags")}
 	case len(args) == 1:
 		b, err := bundle.Pull(ctx, args[0], sources.Access(c), sink)
 		if err == nil && c.Digest != "" && b.Digest() != c.Digest {
 			err = &bundle.PinError{What: args[0], Want: c.Digest, Got: b.Digest()}
 		}
 		return b, err
-	case signatures != nil:
-		return nil, usageError{signatures}
-	case (c.Releases == "") != (c.Registry == ""):
-		return nil, usageError{errors.New("--releases and --registry must be set together: a mirror needs both")}
-	case c.Releases != "" && !strings.HasPrefix(c.Releases, "https://"):
-		return nil, usageError{errors.New("--releases must be an https address: over plain http, an attacker could change the files together with their checksums")}
 	}
 	o := sources.GetOptions(version, arch, c)
 	o.Progress = sink
@@ -124,11 +133,9 @@ func (a *app) bundlePush(open func() (*bundle.Bundle, error)) *cobra.Command {
 		Short: "Upload a bundle to a registry, to be pulled by digest",
 		Long: `Uploads the bundle to a registry, for example to registry.example.com/quorate:v1.37.2, as one image index with the
 bundle's digest. It prints the reference to set as components.reference in a spec.`,
-		Args: cobra.ExactArgs(1),
+		Args:    cobra.ExactArgs(1),
+		PreRunE: func(*cobra.Command, []string) error { return checkAccess(c) },
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkAccess(c); err != nil {
-				return err
-			}
 			b, err := open()
 			if err != nil {
 				return err
@@ -206,14 +213,17 @@ func (a *app) bundleVersions() *cobra.Command {
 		Long: `Lists the versions that this quorate can compile (the source modules), those in the cache, and the patch releases of the
 supported minors that the source official has, or a mirror (--releases, or -f with a spec that has one). It downloads no
 release. If the source does not answer within a few seconds, the reason is printed, and the rest is listed all the same.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkAccess(c); err != nil {
-				return err
-			}
+		PreRunE: func(*cobra.Command, []string) error {
 			switch {
 			case a.file != "" && c != spec.Components{}:
 				return usageError{errors.New("with -f, the spec determines the source: leave out the other flags")}
-			case a.file != "":
+			case c.Releases != "" && !strings.HasPrefix(c.Releases, "https://"):
+				return usageError{errors.New("--releases must be an https address")}
+			}
+			return checkAccess(c)
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if a.file != "" {
 				loaded, err := a.load(a.file, true)
 				if err != nil {
 					return err
@@ -221,8 +231,6 @@ release. If the source does not answer within a few seconds, the reason is print
 				if c = loaded.Spec.Components; c.Source != spec.SourceMirror {
 					c = spec.Components{} // it has no addresses of its own
 				}
-			case c.Releases != "" && !strings.HasPrefix(c.Releases, "https://"):
-				return usageError{errors.New("--releases must be an https address")}
 			}
 			all, problems, err := bundle.ListAvailable(cmd.Context(), sources.Mirror(c), sources.Patience)
 			if err != nil {

@@ -22,6 +22,7 @@ import (
 	"quorate.dev/quorate/internal/dashboard"
 	"quorate.dev/quorate/internal/drill"
 	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/paths"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/run"
@@ -57,12 +58,8 @@ docs/dashboard.md describes the page.`,
 		Example: `  quorate dashboard
   quorate dashboard --listen 127.0.0.1:8080 --drill drill.json
   quorate dashboard --snapshot ticket.html`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := f.check(); err != nil {
-				return usageError{err}
-			}
-			return a.runDashboard(cmd.Context(), f)
-		},
+		PreRunE: func(*cobra.Command, []string) error { return f.check() },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runDashboard(cmd.Context(), f) },
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:0", "the address and the port of the page; port 0 stands for a free one")
@@ -78,11 +75,11 @@ docs/dashboard.md describes the page.`,
 func (f dashboardFlags) check() error {
 	switch {
 	case f.interval < time.Second:
-		return errors.New("--interval must be 1s or more")
+		return usageError{errors.New("--interval must be 1s or more")}
 	case (f.cert == "") != (f.key == ""):
-		return errors.New("--tls-cert and --tls-key must be set together")
+		return usageError{errors.New("--tls-cert and --tls-key must be set together")}
 	case f.snapshot != "" && f.cert != "":
-		return errors.New("--snapshot writes a file and serves nothing: it cannot be combined with --tls-cert")
+		return usageError{errors.New("--snapshot writes a file and serves nothing: it cannot be combined with --tls-cert")}
 	}
 	return nil
 }
@@ -90,6 +87,9 @@ func (f dashboardFlags) check() error {
 func (a *app) runDashboard(ctx context.Context, f dashboardFlags) error {
 	path, err := a.specPath()
 	if err != nil {
+		return err
+	}
+	if err := a.canWrite(f.snapshot); err != nil {
 		return err
 	}
 	w := &watching{app: a, path: path, plans: f.plan}
@@ -170,7 +170,7 @@ func (a *app) snapshot(ctx context.Context, path string, w *watching, drills []d
 		_, err := io.WriteString(a.out, text.String())
 		return err
 	}
-	if err := durable.WriteFile(path, []byte(text.String()), 0o644); err != nil {
+	if err := durable.Update(path, []byte(text.String()), 0o644); err != nil {
 		return fmt.Errorf("writing the page to %s: %w", path, err)
 	}
 	fmt.Fprintf(a.err, "The page is in %s. It has the names and addresses of all hosts.\n", path)
@@ -180,7 +180,7 @@ func (a *app) snapshot(ctx context.Context, path string, w *watching, drills []d
 // reports reads reports of drills, which must be of the cluster.
 func reports(files []string, name string) (out []dashboard.Drill, _ error) {
 	for _, file := range files {
-		data, err := os.ReadFile(file)
+		data, err := paths.Read(file)
 		if err != nil {
 			return nil, fmt.Errorf("reading the report of a drill: %w", err)
 		}

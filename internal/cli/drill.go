@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"quorate.dev/quorate/internal/drill/clients"
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/paths"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
@@ -74,7 +74,8 @@ nothing could be injected safely. docs/drill.md describes the report.`,
   quorate drill --only hang/etcd/leader,power-off/zone/b
   quorate drill --only 'stop/haproxy/on=lb-a' --beyond-margins
   quorate drill --duration 1h --seed 7 --junit drill.xml`,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.runDrill(cmd.Context(), f) },
+		PreRunE: func(*cobra.Command, []string) error { return f.check(a.output) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runDrill(cmd.Context(), f) },
 	}
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.only, "only", nil, "inject only faults whose name matches a pattern, such as kill/*, */etcd/leader, power-off/zone/b")
@@ -97,41 +98,41 @@ nothing could be injected safely. docs/drill.md describes the report.`,
 	return outputs(cmd, "text", "json", "yaml", "junit")
 }
 
-func (f drillFlags) check() error {
+// check refuses flags that are wrong, or that cannot be combined with each other or with the output.
+func (f drillFlags) check(output string) error {
 	switch {
 	case f.repeat < 1:
-		return errors.New("--repeat must be 1 or more")
+		return usageError{errors.New("--repeat must be 1 or more")}
 	case f.duration > 0 && f.repeat > 1:
-		return errors.New("--duration and --repeat cannot be combined: with --duration, faults are injected by chance")
+		return usageError{errors.New("--duration and --repeat cannot be combined: with --duration, faults are injected by chance")}
 	case f.duration < 0:
-		return errors.New("--duration must not be negative")
+		return usageError{errors.New("--duration must not be negative")}
 	case f.lasts < time.Second || f.lasts > 10*time.Minute:
-		return errors.New("--lasts must be between 1s and 10m")
+		return usageError{errors.New("--lasts must be between 1s and 10m")}
 	case f.abort < 5*time.Second:
-		return errors.New("--abort-after must be 5s or more")
+		return usageError{errors.New("--abort-after must be 5s or more")}
 	case f.pace < 10*time.Millisecond || f.pace > time.Second:
-		return errors.New("--pace must be between 10ms and 1s")
+		return usageError{errors.New("--pace must be between 10ms and 1s")}
+	case output == "junit" && (f.list || f.heal):
+		return usageError{errors.New("-o junit is the report of a drill: it cannot be combined with --list and --heal")}
 	case f.list && f.heal:
-		return errors.New("--list and --heal cannot be combined")
+		return usageError{errors.New("--list and --heal cannot be combined")}
 	case f.beyond && (f.list || f.heal):
-		return errors.New("--beyond-margins injects faults: it cannot be combined with --list and --heal")
+		return usageError{errors.New("--beyond-margins injects faults: it cannot be combined with --list and --heal")}
 	case f.beyond && len(f.only) == 0:
-		return errors.New("--beyond-margins needs --only: say which faults may take away what the cluster needs")
+		return usageError{errors.New("--beyond-margins needs --only: say which faults may take away what the cluster needs")}
 	case f.beyond && f.abort <= f.lasts:
-		return errors.New("with --beyond-margins, --abort-after must be longer than --lasts: nobody may be served while a fault lasts")
+		return usageError{errors.New("with --beyond-margins, --abort-after must be longer than --lasts: nobody may be served while a fault lasts")}
 	}
 	return nil
 }
 
 func (a *app) runDrill(ctx context.Context, f drillFlags) error {
-	if err := f.check(); err != nil {
-		return usageError{err}
-	}
-	if a.output == "junit" && (f.list || f.heal) {
-		return usageError{errors.New("-o junit is the report of a drill: it cannot be combined with --list and --heal")}
-	}
 	c, err := a.running(ctx)
 	if err != nil {
+		return err
+	}
+	if err := a.canWrite(f.html, f.unit, f.json); err != nil {
 		return err
 	}
 	objectives, own, err := f.objectivesOf(c)
@@ -217,9 +218,9 @@ func (f drillFlags) objectivesOf(c *spec.Cluster) (all, own []drill.Objective, e
 	}
 	own = drill.FromSpec(c)
 	if f.objectives != "" {
-		data, err := os.ReadFile(f.objectives)
+		data, err := paths.Read(f.objectives)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, fmt.Errorf("reading the objectives: %w", err)
 		}
 		if own, err = drill.ParseObjectives(data); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", f.objectives, err)
@@ -344,6 +345,7 @@ func (a *app) healFaults(ctx context.Context, c *spec.Cluster, plug *labPlug) er
 
 // writeDrill prints the report, and writes it to the files that are wanted.
 func (a *app) writeDrill(r *drill.Report, f drillFlags) error {
+	var failed []error
 	for _, file := range []struct {
 		path  string
 		write func(io.Writer) error
@@ -359,14 +361,15 @@ func (a *app) writeDrill(r *drill.Report, f drillFlags) error {
 		if err := file.write(&text); err != nil {
 			return err
 		}
-		if err := durable.WriteFile(file.path, []byte(text.String()), 0o644); err != nil {
-			return fmt.Errorf("writing the report to %s: %w", file.path, err)
+		if err := durable.Update(file.path, []byte(text.String()), 0o644); err != nil {
+			failed = append(failed, fmt.Errorf("writing the report to %s: %w", file.path, err))
 		}
 	}
 	if a.output == "junit" {
-		return r.WriteJUnit(a.out)
+		return errors.Join(append(failed, r.WriteJUnit(a.out))...)
 	}
-	return a.print(r, func(w io.Writer) error { return r.WriteText(w, ui.Width(w), ui.Color(w)) })
+	// What a drill has cost is not lost with a full disk.
+	return errors.Join(append(failed, a.print(r, func(w io.Writer) error { return r.WriteText(w, ui.Width(w), ui.Color(w)) }))...)
 }
 
 // labPlug pulls the plugs of a lab.

@@ -22,7 +22,7 @@ func TestFlagsOfDrills(t *testing.T) {
 	} {
 		f := good
 		tc.change(&f)
-		err := f.check()
+		err := f.check("text")
 		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v, want %q", name, err, tc.want)
 		}

@@ -80,9 +80,10 @@ func (a *app) host() *cobra.Command {
 			RunE: func(cmd *cobra.Command, _ []string) error { return backup.Scheduled(cmd.Context(), a.out) },
 		},
 	)
-	for name, does := range fault.Commands {
+	for name, c := range fault.Commands {
 		cmd.AddCommand(&cobra.Command{
-			Use: name, Short: does,
+			Use: name, Short: c.Does,
+			Args: func(_ *cobra.Command, args []string) error { return c.Fits(name, args) },
 			RunE: func(cmd *cobra.Command, args []string) error { return fault.Command(cmd.Context(), name, args) },
 		})
 	}

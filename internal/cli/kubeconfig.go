@@ -12,6 +12,7 @@ import (
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/paths"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/run"
 )
@@ -26,13 +27,24 @@ func (a *app) kubeconfig() *cobra.Command {
 		Use:   "kubeconfig",
 		Short: "Write or merge an administrator's kubeconfig",
 		Long:  "Prints an administrator's kubeconfig, writes it with --to, or adds it to an existing one with --to FILE --merge.",
+		PreRunE: func(*cobra.Command, []string) error {
+			if merge && to == "" {
+				return usageError{errors.New("--merge requires --to FILE, the kubeconfig to add this cluster to")}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.running(cmd.Context())
 			if err != nil {
 				return err
 			}
-			if merge && to == "" {
-				return usageError{errors.New("--merge requires --to FILE, the kubeconfig to add this cluster to")}
+			if to != "" {
+				if _, err := os.Stat(to); err == nil && !merge {
+					return usageError{fmt.Errorf("%s already exists: pass --merge to add to it, or choose another file", to)}
+				}
+				if err := a.canWrite(to); err != nil {
+					return err
+				}
 			}
 			e := run.OpenToRead(cmd.Context(), c, progress.Discard)
 			defer e.Close()
@@ -53,9 +65,6 @@ func (a *app) kubeconfig() *cobra.Command {
 				_, err = a.out.Write(data)
 				return err
 			}
-			if _, err := os.Stat(to); err == nil && !merge {
-				return usageError{fmt.Errorf("%s already exists: pass --merge to add to it, or choose another file", to)}
-			}
 			kept, err := writeKubeconfig(to, config)
 			if kept != "" {
 				fmt.Fprintf(a.err, "Existing entries with the same names were replaced. The previous file was saved as %s.\n", kept)
@@ -72,7 +81,7 @@ func (a *app) kubeconfig() *cobra.Command {
 // writeKubeconfig writes a kubeconfig, or adds it to the one that is in the file. When an entry that is there is replaced
 // by another one, the file as it was is kept under the name that is returned.
 func writeKubeconfig(file string, config *api.Config) (kept string, err error) {
-	have, err := os.ReadFile(file)
+	have, err := paths.Read(file)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", err
 	}

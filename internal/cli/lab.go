@@ -31,7 +31,11 @@ func (a *app) lab() *cobra.Command {
 
 func (a *app) openLab(name string) (*lab.Lab, error) {
 	if name != "" {
-		return lab.Open(name)
+		l, err := lab.Open(name)
+		if errors.Is(err, lab.ErrNotFound) || errors.Is(err, lab.ErrName) {
+			return nil, usageError{fmt.Errorf("%w; `quorate lab list` shows the labs", err)}
+		}
+		return l, err
 	}
 	all, err := lab.List()
 	if err != nil {
@@ -65,6 +69,7 @@ func (a *app) labCreate() *cobra.Command {
 			"A profile makes machines like certain real servers:\n\n" + profileHelp(),
 		Example: "  quorate lab create test --profile hardened,noisy-shell --profile worker-a=docker --profile zone/b=second-nic",
 		Args:    cobra.MaximumNArgs(1),
+		PreRunE: func(*cobra.Command, []string) error { return knownSource(sourceAuto, family) },
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := ""
 			if len(args) == 1 {
@@ -85,7 +90,7 @@ func (a *app) labCreate() *cobra.Command {
 			resolved, err := machines.Create(cmd.Context(), c, o, sink)
 			done()
 			if err != nil {
-				return explain(cmd.Context(), err)
+				return explainLab(cmd.Context(), err)
 			}
 			l, err := lab.Open(resolved.Metadata.Name)
 			if err != nil {
@@ -184,7 +189,7 @@ func (a *app) printLabs(ctx context.Context, labs []*lab.Lab) error {
 }
 
 func (a *app) labSSH(open func() (*lab.Lab, error)) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "ssh MACHINE [COMMAND…]", Short: "Log in to a machine, or run a command on it, over SSH", Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := open()
@@ -195,17 +200,23 @@ func (a *app) labSSH(open func() (*lab.Lab, error)) *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
+			command := args[1:]
+			if len(command) > 0 && command[0] == "--" {
+				command = command[1:]
+			}
 			options := []string{"-i", l.SSHKey(), "-o", "UserKnownHostsFile=" + l.KnownHosts(), "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=5"}
 			if jump := l.Jump(m); jump != "" {
 				// Unlike -J, this uses the key and the known hosts of the lab for the jump host, too.
 				options = append(options, "-o", fmt.Sprintf("ProxyCommand=ssh -i '%s' -o UserKnownHostsFile='%s' -o IdentitiesOnly=yes -o ConnectTimeout=5 -W %%h:%%p ssh://%s",
 					l.SSHKey(), l.KnownHosts(), jump))
 			}
-			ssh := exec.CommandContext(cmd.Context(), "ssh", append(append(options, m.User()+"@"+m.Address.String()), args[1:]...)...)
-			ssh.Stdin, ssh.Stdout, ssh.Stderr = a.in, a.out, a.err
+			ssh := exec.CommandContext(cmd.Context(), "ssh", append(append(options, m.User()+"@"+m.Address.String()), command...)...)
+			ssh.Stdin, ssh.Stdout, ssh.Stderr = a.in, a.stdout, a.err
 			return exitOf(ssh.Run())
 		},
 	}
+	cmd.Flags().SetInterspersed(false) // what follows the machine are flags of the command there
+	return cmd
 }
 
 func (a *app) labExec(open func() (*lab.Lab, error)) *cobra.Command {
@@ -216,7 +227,7 @@ func (a *app) labExec(open func() (*lab.Lab, error)) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return exitOf(l.Exec(cmd.Context(), args[0], args[1:], a.in, a.out, a.err))
+			return exitOf(l.Exec(cmd.Context(), args[0], args[1:], a.in, a.stdout, a.err))
 		},
 	}
 }
@@ -263,6 +274,13 @@ func faultNames() []string {
 	return names
 }
 
+func knownFault(kind string) error {
+	if _, known := faults[kind]; !known {
+		return usageError{fmt.Errorf("unknown fault %q: must be one of %s", kind, strings.Join(faultNames(), ", "))}
+	}
+	return nil
+}
+
 func faultHelp() string {
 	var b strings.Builder
 	for _, n := range faultNames() {
@@ -274,17 +292,14 @@ func faultHelp() string {
 func (a *app) labFault(open func() (*lab.Lab, error)) *cobra.Command {
 	return &cobra.Command{
 		Use: "fault KIND TARGET", Short: "Inject a fault: power-off, freeze, cut", Args: cobra.ExactArgs(2), ValidArgs: faultNames(),
-		Long: "Injects a fault, which lasts until `quorate lab heal` removes it:\n\n" + faultHelp(),
+		Long:    "Injects a fault, which lasts until `quorate lab heal` removes it:\n\n" + faultHelp(),
+		PreRunE: func(_ *cobra.Command, args []string) error { return knownFault(args[0]) },
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, ok := faults[args[0]]
-			if !ok {
-				return usageError{fmt.Errorf("unknown fault %q: must be one of %s", args[0], strings.Join(faultNames(), ", "))}
-			}
 			l, err := open()
 			if err != nil {
 				return err
 			}
-			return f.inject(l, cmd.Context(), args[1])
+			return faults[args[0]].inject(l, cmd.Context(), args[1])
 		},
 	}
 }
@@ -292,22 +307,24 @@ func (a *app) labFault(open func() (*lab.Lab, error)) *cobra.Command {
 func (a *app) labHeal(open func() (*lab.Lab, error)) *cobra.Command {
 	return &cobra.Command{
 		Use: "heal [KIND TARGET]", Short: "Remove one fault, or all of them", Args: cobra.MaximumNArgs(2),
+		PreRunE: func(_ *cobra.Command, args []string) error {
+			switch len(args) {
+			case 0:
+				return nil
+			case 1:
+				return usageError{errors.New("heal takes a kind and a target, or no arguments to remove all faults")}
+			}
+			return knownFault(args[0])
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := open()
 			if err != nil {
 				return err
 			}
-			switch len(args) {
-			case 0:
+			if len(args) == 0 {
 				return l.HealAll(cmd.Context())
-			case 1:
-				return usageError{errors.New("heal takes a kind and a target, or no arguments to remove all faults")}
 			}
-			f, ok := faults[args[0]]
-			if !ok {
-				return usageError{fmt.Errorf("unknown fault %q: must be one of %s", args[0], strings.Join(faultNames(), ", "))}
-			}
-			return f.heal(l, cmd.Context(), args[1])
+			return faults[args[0]].heal(l, cmd.Context(), args[1])
 		},
 	}
 }
@@ -323,11 +340,7 @@ func (a *app) labDelete(open func() (*lab.Lab, error), name *string) *cobra.Comm
 				}
 				*name = l.Name()
 			}
-			if err := machines.Delete(cmd.Context(), *name); err != nil {
-				return err
-			}
-			fmt.Fprintf(a.err, "Deleted the lab %s.\n", *name)
-			return nil
+			return a.deleteLab(cmd.Context(), *name, "Deleted the lab %s.\n")
 		},
 	}
 }

@@ -64,6 +64,7 @@ The first time, kwok is compiled from its pinned modules.`,
 		Example: `  quorate lab scale --nodes 200 --pods 6000
   quorate lab scale --nodes 200 --pods 6000 --fail-for 30m
   quorate lab scale --remove`,
+		PreRunE: func(cmd *cobra.Command, _ []string) error { return f.check(cmd.Flags().Changed) },
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if *name != "" && a.file == "" {
 				a.file = machines.SpecFile(*name)
@@ -87,29 +88,26 @@ The first time, kwok is compiled from its pinned modules.`,
 func (f scaleFlags) check(changed func(string) bool) error {
 	switch {
 	case f.remove && (changed("nodes") || changed("pods") || changed("fail-for")):
-		return errors.New("--remove cannot be combined with --nodes, --pods, and --fail-for")
+		return usageError{errors.New("--remove cannot be combined with --nodes, --pods, and --fail-for")}
 	case !f.remove && !changed("nodes") && !changed("pods") && !changed("fail-for"):
-		return errors.New("say how many: --nodes, --pods, --fail-for, or --remove")
+		return usageError{errors.New("say how many: --nodes, --pods, --fail-for, or --remove")}
 	case f.nodes < 0 || f.nodes > size.MaxNodes:
-		return fmt.Errorf("--nodes %d: use a number from 0 to %d", f.nodes, size.MaxNodes)
+		return usageError{fmt.Errorf("--nodes %d: use a number from 0 to %d", f.nodes, size.MaxNodes)}
 	case f.pods < 0 || f.pods > size.MaxPods:
-		return fmt.Errorf("--pods %d: use a number from 0 to %d", f.pods, size.MaxPods)
+		return usageError{fmt.Errorf("--pods %d: use a number from 0 to %d", f.pods, size.MaxPods)}
 	case f.rate < 0.1 || f.rate > 500:
-		return errors.New("--rate must be between 0.1 and 500 pods per second")
+		return usageError{errors.New("--rate must be between 0.1 and 500 pods per second")}
 	case f.fail < 0 || f.percent <= 0 || f.percent > 100:
-		return errors.New("--fail-for must not be negative, and --fail-percent must be above 0 and at most 100")
+		return usageError{errors.New("--fail-for must not be negative, and --fail-percent must be above 0 and at most 100")}
 	case f.every < time.Second || f.lasts < time.Second:
-		return errors.New("--fail-every and --fail-lasts must be 1s or more")
+		return usageError{errors.New("--fail-every and --fail-lasts must be 1s or more")}
 	case f.lasts >= f.every:
-		return errors.New("--fail-lasts must be shorter than --fail-every: a failure ends before the next one begins")
+		return usageError{errors.New("--fail-lasts must be shorter than --fail-every: a failure ends before the next one begins")}
 	}
 	return nil
 }
 
 func (a *app) runScale(ctx context.Context, changed func(string) bool, f scaleFlags) error {
-	if err := f.check(changed); err != nil {
-		return usageError{err}
-	}
 	c, err := a.running(ctx)
 	if err != nil {
 		return err

@@ -56,21 +56,33 @@ It is safe to interrupt: run it again to finish the work, or undo it.`,
   quorate maintain --reboot worker-a worker-b
   quorate maintain --reboot --all`,
 		Args: cobra.ArbitraryArgs,
+		PreRunE: func(_ *cobra.Command, args []string) error {
+			many := undo || reboot // only what is brought back or rebooted can be more than one
+			switch {
+			case all && !many:
+				return usageError{errors.New("--all needs --undo or --reboot: not all hosts can be out of service at the same time")}
+			case all && len(args) > 0:
+				return usageError{errors.New("name hosts, or pass --all, but not both")}
+			case !all && len(args) == 0:
+				return usageError{errors.New("name a host of the spec, or a zone as zone/ZONE")}
+			case len(args) > 1 && !many:
+				return usageError{errors.New("only one host or zone can be taken out of service at a time; run it for one after the other")}
+			case dry && reboot:
+				return usageError{errors.New("--dry-run cannot be combined with --reboot: what there is to do for a host depends on the hosts before it")}
+			case undo && (reboot || o.Force):
+				return usageError{errors.New("--undo cannot be combined with --reboot or --force")}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			c, err := a.running(ctx)
 			if err != nil {
 				return err
 			}
-			targets, err := targetsOf(c, args, all, undo || reboot)
+			targets, err := targetsOf(c, args, all)
 			if err != nil {
 				return usageError{err}
-			}
-			if dry && reboot {
-				return usageError{errors.New("--dry-run cannot be combined with --reboot: what there is to do for a host depends on the hosts before it")}
-			}
-			if undo && (reboot || o.Force) {
-				return usageError{errors.New("--undo cannot be combined with --reboot or --force")}
 			}
 			out := maintained{Cluster: c.Metadata.Name, Maintenance: !undo && !reboot, Rebooted: reboot}
 			var hosts []spec.Host
@@ -129,18 +141,8 @@ func (m *maintained) make(ctx context.Context, e *run.Engine, targets []plan.Tar
 	return nil
 }
 
-// targetsOf reads hosts and zones from the command line. Only what is brought back or rebooted can be more than one.
-func targetsOf(c *spec.Cluster, args []string, all, many bool) ([]plan.Target, error) {
-	switch {
-	case all && !many:
-		return nil, errors.New("--all needs --undo or --reboot: not all hosts can be out of service at the same time")
-	case all && len(args) > 0:
-		return nil, errors.New("name hosts, or pass --all, but not both")
-	case !all && len(args) == 0:
-		return nil, errors.New("name a host of the spec, or a zone as zone/ZONE")
-	case len(args) > 1 && !many:
-		return nil, errors.New("only one host or zone can be taken out of service at a time; run it for one after the other")
-	}
+// targetsOf reads hosts and zones from the command line.
+func targetsOf(c *spec.Cluster, args []string, all bool) ([]plan.Target, error) {
 	if all {
 		args = cluster.Names(c.Spec.Hosts)
 	}
@@ -152,7 +154,7 @@ func targetsOf(c *spec.Cluster, args []string, all, many bool) ([]plan.Target, e
 			t.Zone = ""
 			h, known := c.Host(arg)
 			if !known {
-				return nil, fmt.Errorf("%s is not a host of %s; its hosts are %s", arg, c.Metadata.Name, strings.Join(cluster.Names(c.Spec.Hosts), ", "))
+				return nil, unknownHost(c, arg)
 			}
 			t.Hosts = []spec.Host{h}
 		} else {

@@ -11,25 +11,21 @@ import (
 func TestTargetsOf(t *testing.T) {
 	c := spec.DefaultLab("test")
 	for _, tc := range []struct {
-		args      string
-		all, many bool
-		want      string // the targets, or a part of the error after a colon
+		args string
+		all  bool
+		want string // the targets, or a part of the error after a colon
 	}{
-		{"cp-a", false, false, "cp-a"},
-		{"zone/b", false, false, "zone/b=cp-b,worker-b,lb-b"},
-		{"cp-a cp-b", false, true, "cp-a cp-b"},
-		{"zone/c worker-a", false, true, "zone/c=cp-c worker-a"},
-		{"", true, true, "cp-a cp-b cp-c worker-a worker-b lb-a lb-b"},
-		{"", false, false, ":name a host"},
-		{"", true, false, ":--all needs --undo or --reboot"},
-		{"cp-a", true, true, ":but not both"},
-		{"cp-a cp-b", false, false, ":only one host or zone"},
-		{"cp-x", false, false, ":cp-x is not a host of test; its hosts are cp-a"},
-		{"zone/x", false, false, ":no zone x"},
-		{"zone/", false, false, ":no zone"},
-		{"zone/b cp-b", false, true, ":cp-b is named twice"},
+		{"cp-a", false, "cp-a"},
+		{"zone/b", false, "zone/b=cp-b,worker-b,lb-b"},
+		{"cp-a cp-b", false, "cp-a cp-b"},
+		{"zone/c worker-a", false, "zone/c=cp-c worker-a"},
+		{"", true, "cp-a cp-b cp-c worker-a worker-b lb-a lb-b"},
+		{"cp-x", false, ":cp-x is not a host of test; its hosts are cp-a"},
+		{"zone/x", false, ":no zone x"},
+		{"zone/", false, ":no zone"},
+		{"zone/b cp-b", false, ":cp-b is named twice"},
 	} {
-		targets, err := targetsOf(c, strings.Fields(tc.args), tc.all, tc.many)
+		targets, err := targetsOf(c, strings.Fields(tc.args), tc.all)
 		var got []string
 		for _, x := range targets {
 			names := strings.Join(cluster.Names(x.Hosts), ",")

@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,79 +21,211 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Whoever follows a fix, a refusal or a page of the documentation types what is written there. This test takes every command
-// line of quorate out of the program's strings and out of the documentation, and looks for it in the command tree.
+// Whoever follows a fix, a refusal or a page of the documentation types what is written there. These tests take every command
+// line of quorate out of the program's strings, the files that it embeds, and the documentation, and have the commands read it: the
+// flags, their values, the number of arguments, and what cannot be combined.
 
 // mention is a command line as it was found somewhere.
 type mention struct {
 	where string // file:line
 	line  string // without the program's name
+	whole bool   // it stands alone, to be copied: in a block of code, or in an example
 }
 
 // unset stands for a part of a string that is not known before the program runs.
 const unset = "\x00"
 
-// planned are commands that this version does not have. Their names must not be promised, with or without quotes.
-var planned = []string{"rotate", "upgrade"}
+// verbs may follow the name of the program in a sentence. Every other word there is a command: one that does not exist must not be promised.
+var verbs = strings.Fields("and build builds built can cannot does for go has in is itself made mounts of on process runs table that to upload wrote") // table: in rules of nftables
+
+func allMentions(t *testing.T) []mention {
+	t.Helper()
+	return slices.Concat(mentionsInSource(t, "../../internal", "../../cmd"), mentionsInPages(t, "../../README.md", "../../docs", "../../examples"),
+		mentionsInFiles(t, "../../internal", ".tmpl", ".yaml", ".js"), mentionsInFiles(t, "../../examples", ".yaml"), mentionsInFiles(t, "../../Makefile", "Makefile"))
+}
 
 func TestEveryCommandThatIsNamedExists(t *testing.T) {
-	root := (&app{}).root()
-	found := append(mentionsInSource(t, "../../internal", "../../cmd"), mentionsInPages(t, "../../README.md", "../../docs", "../../examples")...)
-	if len(found) < 150 {
+	found := allMentions(t)
+	if len(found) < 900 {
 		t.Fatalf("only %d command lines were found: the test does not see what it should", len(found))
 	}
 	t.Logf("%d command lines", len(found))
 	for _, m := range found {
-		if err := exists(root, strings.Fields(m.line)); err != nil {
+		if _, err := m.read(); err != nil {
 			t.Errorf("%s: `quorate %s`: %v", m.where, strings.ReplaceAll(m.line, unset, "…"), err)
 		}
 	}
 }
 
-// exists follows a command line through the tree.
-func exists(at *cobra.Command, words []string) error {
-	if len(words) > 0 && strings.Contains(words[0], "|") && !strings.HasPrefix(words[0], "-") { // status|plan
-		for _, choice := range strings.Split(words[0], "|") {
-			if err := exists(at, append([]string{choice}, words[1:]...)); err != nil {
-				return err
+// TestEveryFlagThatIsNamedExists: sentences also name flags without their command.
+func TestEveryFlagThatIsNamedExists(t *testing.T) {
+	// Those of other programs, and the first part of several.
+	others := strings.Fields(`accel clock images machines slow keep force-new-cluster peer-ca-file patches shutdown-delay-duration service-account-jwks-uri
+		service-account-extend-token-expiration service-account-key-file service-cluster-ip-range runtime-config feature-gates permit-port-sharing endpoint-reconciler-type
+		max-requests-inflight max-mutating-requests-inflight default-watch-cache-size watch-cache-sizes etcd-prefix etcd-servers control-plane cluster raw follow help now
+		node-name force-directories ignore-daemonsets delete-emptydir-data token field-selector kubeconfig kubernetes-version etcd- max-depth upload-certs zone new-bundle-format`)
+	known := map[string]bool{}
+	for _, c := range commandsBelow((&app{}).root()) {
+		c.InheritedFlags()
+		c.Flags().VisitAll(func(f *pflag.Flag) { known[f.Name] = true })
+	}
+	named := regexp.MustCompile("(?:^|[ `(/])--([a-z][a-z0-9-]+)")
+	for _, file := range filesIn(t, []string{"../../README.md", "../../docs"}, ".md") {
+		if strings.Contains(file, "/decisions/") { // those of the day on which they were made
+			continue
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range quoted.FindAllStringSubmatch(string(data), -1) {
+			for _, m := range named.FindAllStringSubmatch(q[1], -1) {
+				if !known[m[1]] && !slices.Contains(others, m[1]) {
+					t.Errorf("%s names --%s, which no command of quorate has; if another program has it, add it to the list in this test", file, m[1])
+				}
 			}
 		}
-		return nil
 	}
-	named := false
+}
+
+// commandsBelow are a command and all below it that --help shows.
+func commandsBelow(c *cobra.Command) []*cobra.Command {
+	out := []*cobra.Command{c}
+	for _, sub := range c.Commands() {
+		if !sub.Hidden {
+			out = append(out, commandsBelow(sub)...)
+		}
+	}
+	return out
+}
+
+// read has the command read its command line, in a tree of its own, and returns the command with its flags.
+func (m mention) read() (*cobra.Command, error) {
+	words := splitWords(m.line)
+	if len(words) > 0 && strings.Contains(words[0], "|") && !strings.HasPrefix(words[0], "-") { // status|plan
+		for _, choice := range strings.Split(words[0], "|") {
+			if _, err := (mention{line: strings.Join(append([]string{choice}, words[1:]...), " ")}).read(); err != nil {
+				return nil, err
+			}
+		}
+		return nil, nil
+	}
+	a := &app{err: io.Discard, in: strings.NewReader("")}
+	at := a.root()
+	if len(words) == 0 {
+		return at, nil
+	}
+	var args []string
+	usage := false
+	open, named := false, false // whether something is not known, and whether the command was named
 	for i := 0; i < len(words); i++ {
-		word := strings.Trim(words[i], `[]"',.:`)
+		word := strings.Trim(words[i], `[],:`)
 		switch {
 		case word == "--":
-			return nil
-		case strings.HasPrefix(word, "-"):
-			takes, err := hasFlag(at, word)
+			args, i = append(args, words[i+1:]...), len(words)
+		case strings.HasPrefix(word, "-") && word != "-":
+			takes, err := setFlag(at, word, append(words[i+1:], "")[0])
 			if err != nil {
-				return err
+				return at, err
 			}
 			if takes {
 				i++
 			}
+		case word == "flags": // [flags]: how the command is used, and no call of it
+			usage = true
 		case word == "", strings.HasPrefix(word, unset), word == "…", word == "...":
-			named = true // what comes here is not known
+			open, named = true, true // what comes here is not known
 		case !named && at.HasSubCommands():
 			next := subcommand(at, word)
-			if next == nil {
-				if strings.ToUpper(word) == word { // COMMAND
-					named = true
-					continue
-				}
-				return fmt.Errorf("%s has no command %q", at.CommandPath(), word)
+			switch {
+			case next != nil:
+				at = next
+			case isName(word): // COMMAND
+				open, named = true, true
+			default:
+				return at, fmt.Errorf("%s has no command %q", at.CommandPath(), word)
 			}
-			at = next
 		default:
-			named = true
+			named, args = true, append(args, word)
 			if at.Name() == "ssh" || at.Name() == "exec" {
-				return nil // the rest is for a machine
+				return at, nil // the rest is for a machine
 			}
 		}
 	}
+	if open || at.Parent() == nil {
+		return at, nil
+	}
+	if err := a.knownOutput(at); err != nil {
+		return at, err
+	}
+	if usage {
+		at.PreRunE = nil
+	}
+	flags := 0
+	at.Flags().Visit(func(*pflag.Flag) { flags++ })
+	err := m.accepted(at, args)
+	if err != nil && len(args) == 0 && !m.whole {
+		if flags == 0 {
+			return at, nil // only the name of the command
+		}
+		if m.accepted(at, []string{"NAME"}) == nil {
+			return at, nil // a sentence about these flags
+		}
+	}
+	return at, err
+}
+
+// accepted is what the command says to its arguments and flags before it does anything.
+func (m mention) accepted(at *cobra.Command, args []string) error {
+	if at.Args != nil && !slices.ContainsFunc(args, isPattern) {
+		if err := at.Args(at, args); err != nil {
+			return err
+		}
+	}
+	if at.PreRunE == nil || slices.ContainsFunc(args, isPattern) {
+		return nil
+	}
+	if err := at.PreRunE(at, args); err != nil && (m.whole || !errors.Is(err, errNoIdentity)) { // sentences leave out --identity
+		return err
+	}
 	return nil
+}
+
+// isName says that a word stands for something that a reader fills in, such as HOST.
+func isName(word string) bool {
+	return strings.ToUpper(word) == word && strings.ToLower(word) != word || strings.ContainsAny(word, "…"+unset)
+}
+
+// isPattern says that an argument stands for several kinds of arguments, as in the usage of a command.
+func isPattern(word string) bool {
+	return slices.Contains([]string{"KIND", "ca|front-proxy-ca|etcd-ca|sa", "HOST|zone/ZONE...", "NAME|FILE|--from-data"}, word)
+}
+
+// splitWords splits a command line as a shell does.
+func splitWords(line string) (words []string) {
+	var word strings.Builder
+	quote, any := rune(0), false
+	for _, c := range line {
+		switch {
+		case quote == 0 && (c == '\'' || c == '"'):
+			quote, any = c, true
+		case c == quote:
+			quote = 0
+		case quote == 0 && (c == ' ' || c == '\t' || c == '\n'):
+			if any {
+				words = append(words, word.String())
+				word.Reset()
+				any = false
+			}
+		default:
+			word.WriteRune(c)
+			any = true
+		}
+	}
+	if any {
+		words = append(words, word.String())
+	}
+	return words
 }
 
 func subcommand(at *cobra.Command, name string) *cobra.Command {
@@ -99,41 +234,51 @@ func subcommand(at *cobra.Command, name string) *cobra.Command {
 			return c
 		}
 	}
-	if name == "help" || name == "completion" {
-		return at // cobra adds them when it runs
-	}
 	return nil
 }
 
-// hasFlag reports whether the command has the flag, and whether it takes the next word.
-func hasFlag(at *cobra.Command, word string) (takes bool, err error) {
-	name, _, given := strings.Cut(word, "=")
+// setFlag sets a flag of the command, and reports whether it takes the next word.
+func setFlag(at *cobra.Command, word, next string) (takes bool, err error) {
+	name, value, given := strings.Cut(word, "=")
 	for _, flag := range strings.Split(name, "/") { // -o/--output
 		if flag == "-h" || flag == "--help" || strings.HasPrefix(flag, "--"+unset) {
 			continue
 		}
+		at.InheritedFlags() // adds those of the commands above
 		var f *pflag.Flag
-		for _, set := range []*pflag.FlagSet{at.Flags(), at.PersistentFlags(), at.InheritedFlags()} {
-			switch {
-			case f != nil:
-			case strings.HasPrefix(flag, "--"):
-				f = set.Lookup(flag[2:])
-			case len(flag) == 2:
-				f = set.ShorthandLookup(flag[1:])
-			}
+		switch {
+		case strings.HasPrefix(flag, "--"):
+			f = at.Flags().Lookup(flag[2:])
+		case len(flag) == 2:
+			f = at.Flags().ShorthandLookup(flag[1:])
 		}
 		if f == nil {
 			return false, fmt.Errorf("%s has no flag %s", at.CommandPath(), flag)
 		}
 		takes = f.NoOptDefVal == "" && !given
+		switch {
+		case takes && next == "":
+			return takes, nil // a sentence about the flag
+		case takes:
+			value = next
+		case !given:
+			value = f.NoOptDefVal
+		}
+		if isName(value) {
+			value = map[string]string{"host": "name=cp-a", "ignore": "clock"}[f.Name] // values that are checked
+		}
+		if err := at.Flags().Set(f.Name, cmp.Or(value, "NAME")); err != nil && value != "" {
+			return takes, err
+		}
 	}
 	return takes, nil
 }
 
 var (
 	quoted  = regexp.MustCompile("`([^`]*)`")
-	command = regexp.MustCompile(`(?:^|[\s;&|(/])quorate((?:[ \t]+[^\s;&>#)(]+)+)`)
-	prose   = regexp.MustCompile(`\bquorate ((?:` + strings.Join(planned, "|") + `)\b)`)
+	command = regexp.MustCompile(`(?:^|[\s;&|(/])quorate((?:[ \t]+(?:'[^']*'|"[^"]*"|[^\s;&>#)(])+)+)`)
+	started = regexp.MustCompile(`(?m)^Exec\w+=\S+ host ([^\n]+)$`) // what a unit runs
+	prose   = regexp.MustCompile(`(?:^|[\s(])quorate\s([a-z][a-z-]*)`)
 	verb    = regexp.MustCompile(`%(\[\d+\])?[-+# 0]*[\d.]*[a-zA-Z]`)
 )
 
@@ -143,7 +288,9 @@ func inText(where, text string) (out []mention) {
 		out = append(out, inCode(where, q[1])...)
 	}
 	for _, m := range prose.FindAllStringSubmatch(quoted.ReplaceAllString(text, ""), -1) {
-		out = append(out, mention{where, m[1]})
+		if !slices.Contains(verbs, m[1]) {
+			out = append(out, mention{where: where, line: m[1]})
+		}
 	}
 	return out
 }
@@ -155,7 +302,25 @@ func inCode(where, text string) (out []mention) {
 		if pipe := strings.Index(line, " | "); pipe >= 0 {
 			line = line[:pipe]
 		}
-		out = append(out, mention{where, line})
+		out = append(out, mention{where: where, line: line})
+	}
+	return out
+}
+
+// inBlock finds them in a line that is to be copied.
+func inBlock(where, line string) (out []mention) {
+	shell, _, _ := strings.Cut(line, " #")
+	for _, part := range strings.Split(shell, " | ") {
+		part, _, _ = strings.Cut(strings.TrimSpace(part), "   ") // an explanation
+		for _, first := range []string{"$ ", "# ", "@", "sudo ", "./", "bin/"} {
+			part = strings.TrimPrefix(part, first)
+		}
+		if strings.HasPrefix(part, "quorate ") {
+			for _, m := range inCode(where, part) {
+				m.whole = true
+				out = append(out, m)
+			}
+		}
 	}
 	return out
 }
@@ -184,11 +349,13 @@ func mentionsInSource(t *testing.T, dirs ...string) (out []mention) {
 			where := fmt.Sprintf("%s:%d", file, set.Position(e.Pos()).Line)
 			text = verb.ReplaceAllString(text, unset)
 			out = append(out, inText(where, text)...)
+			for _, m := range started.FindAllStringSubmatch(text, -1) {
+				out = append(out, mention{where: where, line: "host " + strings.ReplaceAll(m[1], unset, "NAME"), whole: true})
+			}
 			if !strings.Contains(text, "`") { // help texts are raw strings, which cannot hold backquotes: their examples are indented
-				for line := range strings.Lines(text) {
-					if trimmed := strings.TrimLeft(line, " \t"); trimmed != line && strings.HasPrefix(trimmed, "quorate ") {
-						line, _, _ := strings.Cut(trimmed, "   ")
-						out = append(out, inCode(where, line)...)
+				for line := range strings.Lines(strings.ReplaceAll(text, "\\\n", " ")) {
+					if strings.TrimLeft(line, " \t") != line {
+						out = append(out, inBlock(where, line)...)
 					}
 				}
 			}
@@ -244,8 +411,8 @@ func notFlattened(e ast.Expr) []ast.Expr {
 	return []ast.Expr{e}
 }
 
-// mentionsInPages takes them out of Markdown: out of code blocks, except those of the language text, which show output, and out
-// of backquotes elsewhere.
+// mentionsInPages takes them out of Markdown: out of code blocks, where only commands count that show output, and out of backquotes
+// elsewhere.
 func mentionsInPages(t *testing.T, paths ...string) (out []mention) {
 	t.Helper()
 	for _, file := range filesIn(t, paths, ".md") {
@@ -254,25 +421,58 @@ func mentionsInPages(t *testing.T, paths ...string) (out []mention) {
 			t.Fatal(err)
 		}
 		fenced, output, n := false, false, 0
-		var text strings.Builder
+		var text, before strings.Builder
 		for line := range strings.Lines(string(data)) {
 			n++
 			where := fmt.Sprintf("%s:%d", file, n)
 			switch {
 			case strings.HasPrefix(strings.TrimSpace(line), "```"):
 				fenced, output = !fenced, !fenced && strings.TrimSpace(line) == "```text"
-			case output:
+			case output && !strings.HasPrefix(line, "$ "):
+				out = append(out, inText(where, line)...)
 			case fenced, strings.HasPrefix(line, "    "):
-				shell, _, _ := strings.Cut(strings.TrimSpace(line), "#")
-				if at := strings.Index(shell, "quorate "); at >= 0 && slices.Contains([]string{"", "$", "sudo", "bin/", "./bin/", "# sudo", "sudo bin/"}, strings.TrimSpace(shell[:at])) {
-					shell, _, _ = strings.Cut(shell[at:], "   ")
-					out = append(out, inCode(where, shell)...)
+				if half, more := strings.CutSuffix(strings.TrimRight(line, "\n"), "\\"); more {
+					before.WriteString(half)
+					continue
 				}
+				out = append(out, inBlock(where, before.String()+line)...)
+				before.Reset()
 			default:
 				text.WriteString(line)
 			}
 		}
 		out = append(out, inText(file, text.String())...) // backquotes may enclose a line break
+	}
+	return out
+}
+
+// mentionsInFiles takes them out of files that the program embeds or that come with it, line by line: out of backquotes, out of
+// <code>, and where they stand alone, after the sign of a comment or of a recipe.
+func mentionsInFiles(t *testing.T, path string, suffixes ...string) (out []mention) {
+	t.Helper()
+	var files []string
+	for _, suffix := range suffixes {
+		files = append(files, filesIn(t, []string{path}, suffix)...)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for line := range strings.Lines(string(data)) {
+			n++
+			where := fmt.Sprintf("%s:%d", file, n)
+			line = strings.NewReplacer("<code>", "`", "</code>", "`", "$(ARGS)", "").Replace(line)
+			if alone := strings.TrimLeft(line, "\t #"); strings.HasPrefix(alone, "quorate ") || strings.HasPrefix(alone, "bin/quorate ") {
+				shell, _, _ := strings.Cut(alone, "  ")
+				for _, part := range strings.Split(shell, " && ") {
+					out = append(out, inBlock(where, part)...)
+				}
+			} else {
+				out = append(out, inText(where, line)...)
+			}
+		}
 	}
 	return out
 }
@@ -299,7 +499,6 @@ func filesIn(t *testing.T, paths []string, suffix string) (out []string) {
 }
 
 func TestMentionsAreUnderstood(t *testing.T) {
-	root := (&app{}).root()
 	for line, want := range map[string]string{
 		"status":                               "",
 		"status --watch -o json":               "",
@@ -308,22 +507,49 @@ func TestMentionsAreUnderstood(t *testing.T) {
 		"status|plan":                          "",
 		"lab exec cp-a -- ls -l":               "",
 		"maintain --undo " + unset:             "",
+		"maintain --undo":                      "",
 		"lab " + unset:                         "",
 		"drill":                                "",
+		"drill --only 'kill/*,hang/*'":         "",
+		"size --nodes N":                       "",
+		"certs rotate ca --yes":                "",
+		"backup verify --deep":                 "",
 		"lab reset cp-a":                       `has no command "reset"`,
 		"status --frob":                        "has no flag --frob",
 		"plan --adopt":                         "has no flag --adopt",
 		"status|drill":                         "",
+		"status|frob":                          `has no command "frob"`,
 		"upgrade":                              `has no command "upgrade"`,
 		"bundle export --platform=linux/amd64": "has no flag --platform",
+		"plan cp-a":                            `unknown command "cp-a"`,
+		"certs rotate cab":                     "invalid argument",
+		"size --nodes many":                    "invalid argument",
+		"status -o xml":                        "unknown output",
+		"kubeconfig --merge":                   "--merge requires --to FILE",
+		"maintain cp-a cp-b":                   "only one host or zone",
+		"restore --lost cp-b NAME":             "need --from-data",
 	} {
-		err := exists(root, strings.Fields(line))
+		_, err := mention{line: line}.read()
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("quorate %s: %v, want %q", strings.ReplaceAll(line, unset, "…"), err, want)
 		}
 	}
+	for line, want := range map[string]string{
+		"maintain --undo":          "name a host",
+		"backup verify":            "--identity is required",
+		"bundle export":            "accepts 1 arg",
+		"bundle export bundle.tar": "",
+	} {
+		_, err := mention{line: line, whole: true}.read()
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("quorate %s, alone: %v, want %q", line, err, want)
+		}
+	}
 	found := inText("x", "Run `quorate apply` or `sudo quorate up; echo`, then quorate upgrade, and quorate itself.")
-	if fmt.Sprint(found) != "[{x apply} {x up} {x upgrade}]" {
+	if fmt.Sprint(found) != "[{x apply false} {x up false} {x upgrade false}]" {
+		t.Errorf("%v", found)
+	}
+	if found := inBlock("x", "    terraform output | bin/quorate init --from-terraform - # from Terraform"); fmt.Sprint(found) != "[{x init --from-terraform - true}]" {
 		t.Errorf("%v", found)
 	}
 }

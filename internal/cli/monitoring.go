@@ -78,10 +78,8 @@ func (a *app) monitoringRules() *cobra.Command {
 		Short: "Print the alert rules",
 		Long: `Prints the alert rules: a file for rule_files of prometheus.yml, or with --for operator a PrometheusRule. They are the same for all
 clusters. docs/alerts.md says what to do about each alert.`,
+		PreRunE: func(*cobra.Command, []string) error { return f.check() },
 		RunE: func(*cobra.Command, []string) error {
-			if err := f.check(); err != nil {
-				return err
-			}
 			if f.purpose == forOperator {
 				rule, err := monitoring.PrometheusRule(f.Options)
 				if err != nil {
@@ -114,10 +112,8 @@ with a Service and its endpoints. Print it again when control planes are added, 
 By default, Prometheus runs in the cluster, and uses its service account. That account must be allowed to get the nonResourceURL /metrics, which most
 installations allow; otherwise, quorate monitoring access prints a role. For a Prometheus outside of the cluster, give the files with a token and
 with the cluster's CA.`,
+		PreRunE: func(*cobra.Command, []string) error { return f.check() },
 		RunE: func(*cobra.Command, []string) error {
-			if err := f.check(); err != nil {
-				return err
-			}
 			c, err := a.addressed(anyManaged())
 			if err != nil {
 				return err
@@ -154,20 +150,22 @@ label grafana_dashboard: "1", which the sidecar of Grafana's Helm chart finds.`,
   quorate monitoring dashboards quorate-overview > overview.json
   quorate monitoring dashboards --configmap --namespace monitoring | kubectl apply -f -`,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			all, err := dashboardsNamed(args)
-			if err != nil {
-				return err
-			}
+		PreRunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case object && out != "":
 				return usageError{errors.New("--out writes a file for each dashboard, and --configmap prints one object: they cannot be combined")}
 			case !object && (cmd.Flags().Changed("namespace") || cmd.Flags().Changed("label")):
 				return usageError{errors.New("--namespace and --label are for a ConfigMap: add --configmap")}
+			}
+			return f.checkObjects()
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			all, err := dashboardsNamed(args)
+			if err != nil {
+				return err
+			}
+			switch {
 			case object:
-				if err := f.checkObjects(); err != nil {
-					return err
-				}
 				m, err := monitoring.DashboardsConfigMap(all, f.Options)
 				if err != nil {
 					return err
@@ -219,12 +217,17 @@ func dashboardsNamed(names []string) ([]monitoring.Dashboard, error) {
 func (a *app) writeDashboards(all []monitoring.Dashboard, dir string) error {
 	files := []string{}
 	for _, d := range all {
+		if err := a.canWrite(filepath.Join(dir, d.File())); err != nil {
+			return err
+		}
+	}
+	for _, d := range all {
 		text, err := d.JSON()
 		if err != nil {
 			return err
 		}
 		path := filepath.Join(dir, d.File())
-		if err := durable.WriteFile(path, text, 0o644); err != nil {
+		if err := durable.Update(path, text, 0o644); err != nil {
 			return fmt.Errorf("writing the dashboard to %s: %w", path, err)
 		}
 		files = append(files, path)
@@ -237,13 +240,13 @@ func (a *app) writeDashboards(all []monitoring.Dashboard, dir string) error {
 
 func (a *app) monitoringAccess() *cobra.Command {
 	var account string
+	who, exists := monitoring.Account{Namespace: "kube-system", Name: "quorate-metrics"}, false
 	cmd := &cobra.Command{
 		Use:   "access",
 		Short: "Print what lets Prometheus read the metrics",
 		Long: `Prints objects for kubectl apply: a role that may get the nonResourceURL /metrics, and its binding. With --service-account, they are for
 that account. Otherwise, they are for an account of its own with a token that does not expire, for a Prometheus outside of the cluster.`,
-		RunE: func(*cobra.Command, []string) error {
-			who, exists := monitoring.Account{Namespace: "kube-system", Name: "quorate-metrics"}, false
+		PreRunE: func(*cobra.Command, []string) error {
 			if account != "" {
 				var ok bool
 				who.Namespace, who.Name, ok = strings.Cut(account, "/")
@@ -252,8 +255,9 @@ that account. Otherwise, they are for an account of its own with a token that do
 				}
 				exists = true
 			}
-			return a.printObjects(monitoring.Access(who, exists)...)
+			return nil
 		},
+		RunE: func(*cobra.Command, []string) error { return a.printObjects(monitoring.Access(who, exists)...) },
 	}
 	cmd.Flags().StringVar(&account, "service-account", "", "an account that exists, as NAMESPACE/NAME")
 	return cmd

@@ -46,11 +46,14 @@ is a shell script. Run it on a machine that can reach the hosts, or paste parts 
   quorate plan --diff
   quorate plan -o json --detailed-exitcode
   quorate plan --by-hand > guide.sh`,
+		PreRunE: func(*cobra.Command, []string) error {
+			if byHand && (detailed || diff) {
+				return usageError{errors.New("--by-hand cannot be combined with --detailed-exitcode or --diff: it connects to no host, so it cannot tell whether there are changes")}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if byHand {
-				if detailed || diff {
-					return usageError{errors.New("--by-hand cannot be combined with --detailed-exitcode or --diff: it connects to no host, so it cannot tell whether there are changes")}
-				}
 				return a.planByHand()
 			}
 			e, w, err := a.makePlan(cmd)

@@ -25,10 +25,8 @@ and its fix. It changes nothing. To test that hosts reach each other, it briefly
 
 apply and up run the same checks before they build a new cluster, and refuse to start while there are errors. The exit
 status is 3 if there are errors, and 0 otherwise.`,
+		PreRunE: func(*cobra.Command, []string) error { return knownChecks(ignore) },
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := knownChecks(ignore); err != nil {
-				return err
-			}
 			c, err := a.cluster(cmd.Context())
 			if err != nil {
 				return err

@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"quorate.dev/quorate/internal/bundle"
-	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/recovery"
@@ -63,6 +62,12 @@ It is safe to interrupt: run the same command again. docs/recovery.md is the run
   quorate recover --from cp-a --lost cp-b --lost cp-c
   quorate recover --from cp-a:/srv/old-disk/etcd --data cp-a:/srv/old-disk/etcd --yes`,
 		Args: cobra.NoArgs,
+		PreRunE: func(*cobra.Command, []string) error {
+			if from == "" && (yes || d.AcceptLoss) {
+				return usageError{errors.New("--yes and --accept-loss need --from HOST: nothing is chosen for you")}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
 			c, err := a.running(ctx)
@@ -74,9 +79,6 @@ It is safe to interrupt: run the same command again. docs/recovery.md is the run
 				return usageError{err}
 			}
 			if from == "" {
-				if yes || d.AcceptLoss {
-					return usageError{errors.New("--yes and --accept-loss need --from HOST: nothing is chosen for you")}
-				}
 				o.Decision = &d
 				return a.examine(ctx, c, o)
 			}
@@ -126,7 +128,7 @@ It is safe to interrupt: run the same command again. docs/recovery.md is the run
 func copyOf(c *spec.Cluster, text string) (host, path string, err error) {
 	host, path, given := strings.Cut(text, ":")
 	if _, known := c.Host(host); !known {
-		return "", "", fmt.Errorf("%s is not a host of %s; its hosts are %s", host, c.Metadata.Name, strings.Join(cluster.Names(c.Spec.Hosts), ", "))
+		return "", "", unknownHost(c, host)
 	}
 	if given && !filepath.IsAbs(path) {
 		return "", "", fmt.Errorf("%s: the directory must be an absolute path", text)

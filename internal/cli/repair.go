@@ -31,8 +31,9 @@ only so often in an hour, with pauses that grow; the hosts remember that.
 
 Each repair is reported here and as an event in the cluster (kubectl get events -A --field-selector source=quorate).
 
-Exit status: 0 if nothing is left to repair, and nothing that keeps the cluster from matching its spec; 3 if a repair was
-refused as unsafe; 1 otherwise, also if a repair waits until it may be tried again. It is safe to interrupt: run it again.`,
+Exit status: 1 if a repair failed; otherwise 3 if one was refused as unsafe; otherwise 0 if nothing is left to repair and nothing keeps the
+cluster from matching its spec, and 1 if something is, also if a repair waits until it may be tried again. It is safe to interrupt: run
+it again.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.running(cmd.Context())
 			if err != nil {
@@ -122,10 +123,13 @@ can change them meanwhile; while another run does, it repairs nothing.
 
 It runs until it is interrupted, and a repair that is being made then is finished by the next one. With spec.repair.watch, the
 control planes run this as a service, and quorate status shows which of them leads.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		PreRunE: func(*cobra.Command, []string) error {
 			if interval < time.Second {
 				return usageError{errors.New("--interval must be 1s or more")}
 			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.running(cmd.Context())
 			if err != nil {
 				return err

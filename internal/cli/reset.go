@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
@@ -42,13 +43,16 @@ Before anything is changed, the steps are shown, and you are asked for the name 
   quorate reset --all --dry-run
   quorate reset --all --yes`,
 		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if all == (len(args) > 0) {
+		PreRunE: func(_ *cobra.Command, args []string) error {
+			switch {
+			case all == (len(args) > 0):
 				return usageError{errors.New("name the hosts to reset, or pass --all for the whole cluster")}
-			}
-			if all && force {
+			case all && force:
 				return usageError{errors.New("--force cannot be combined with --all: nothing is drained when the whole cluster is removed")}
 			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.running(cmd.Context())
 			if err != nil {
 				return err
@@ -86,10 +90,18 @@ Before anything is changed, the steps are shown, and you are asked for the name 
 func knownHosts(c *spec.Cluster, names []string) error {
 	for _, name := range names {
 		if _, known := c.Host(name); !known {
-			return usageError{fmt.Errorf("%s has no host %s", c.Metadata.Name, name)}
+			return usageError{unknownHost(c, name)}
 		}
 	}
 	return nil
+}
+
+// unknownHost is the error for a name that the spec does not have.
+func unknownHost(c *spec.Cluster, name string) error {
+	if name == "" {
+		name = `""`
+	}
+	return fmt.Errorf("%s is not a host of %s; its hosts are %s", name, c.Metadata.Name, strings.Join(cluster.Names(c.Spec.Hosts), ", "))
 }
 
 // confirmReset shows what will happen and asks for the name of the cluster.

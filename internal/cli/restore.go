@@ -57,11 +57,19 @@ If it is interrupted, run the same command again: it then finishes. docs/restori
   quorate restore --from-data cp-a:/mnt/var/lib/etcd
   quorate restore --from-data ./etcd --keys ./pki --lost cp-b --lost cp-c`,
 		Args: cobra.MaximumNArgs(1),
+		PreRunE: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 0 && data == "":
+				return usageError{errors.New("name a backup, or the data of a member of etcd with --from-data; `quorate backup list` shows the backups")}
+			case data == "" && (from.NewKeys || len(from.Lost) > 0):
+				return usageError{errors.New("--new-keys and --lost need --from-data")}
+			case len(args) == 1 && identity == "":
+				return errNoIdentity
+			}
+			return knownChecks(o.Ignore)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			if err := knownChecks(o.Ignore); err != nil {
-				return err
-			}
 			c, err := a.cluster(ctx)
 			if err != nil {
 				return err
@@ -69,14 +77,9 @@ If it is interrupted, run the same command again: it then finishes. docs/restori
 			if replace != "" && replace != c.Metadata.Name {
 				return usageError{fmt.Errorf("--replace-cluster %s: the spec is of the cluster %s; nothing was changed", replace, c.Metadata.Name)}
 			}
-			switch {
-			case len(args) == 0 && data == "":
-				return usageError{errors.New("name a backup, or the data of a member of etcd with --from-data; `quorate backup list` shows the backups")}
-			case data == "" && (from.NewKeys || len(from.Lost) > 0):
-				return usageError{errors.New("--new-keys and --lost need --from-data")}
-			case data == "":
+			if data == "" {
 				o.KeysDir = keys
-			default:
+			} else {
 				if from.Data, err = dataSource(c, "--from-data", data); err != nil {
 					return usageError{err}
 				}
@@ -210,13 +213,14 @@ func (a *app) readBackup(ctx context.Context, name, identity, dir string, o *run
 		return err
 	}
 	var in io.Reader
-	switch f, ferr := os.Open(name); {
-	case ferr == nil:
+	if _, missing := os.Stat(name); missing == nil || e == nil || strings.ContainsRune(name, filepath.Separator) {
+		f, ferr := openFile(name)
+		if ferr != nil {
+			return fmt.Errorf("reading the backup: %w", ferr)
+		}
 		defer f.Close()
 		in, o.File = f, filepath.Base(name)
-	case e == nil || strings.ContainsRune(name, filepath.Separator):
-		return usageError{fmt.Errorf("reading the backup: %w", ferr)}
-	default:
+	} else {
 		if o.File, in, err = e.OpenBackup(ctx, name); err != nil {
 			return fmt.Errorf("reading the backup %s: %w", name, err)
 		}

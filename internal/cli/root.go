@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,7 +22,9 @@ import (
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/machines"
+	"quorate.dev/quorate/internal/paths"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/registry"
 	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
@@ -40,7 +43,8 @@ const (
 // app holds what all commands share.
 type app struct {
 	in       io.Reader
-	out, err io.Writer
+	out, err io.Writer // out remembers errors
+	stdout   io.Writer // what out writes to, for programs that are to have the terminal themselves
 
 	file    string
 	output  string
@@ -66,22 +70,43 @@ func HostSide() {
 
 // Main runs the command line and returns the exit status.
 func Main(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
-	a := &app{in: in, out: out, err: errOut, stop: func() {}, ask: askTerminal, askAloud: askTerminalAloud}
+	a := &app{in: in, stdout: out, err: errOut, stop: func() {}, ask: askTerminal, askAloud: askTerminalAloud}
 	defer func() { a.stop() }()
+	var printed *output
+	a.out, printed = remembering(out)
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(in)
-	root.SetOut(out)
 	root.SetErr(errOut)
 	err := root.ExecuteContext(ctx)
+	var silent *statusError
+	if printed.err != nil && (err == nil || errors.As(err, &silent)) {
+		fmt.Fprintf(errOut, "quorate: writing the output: %v\n", printed.err)
+		if err == nil {
+			return exitFailed
+		}
+	}
 	if err == nil {
 		return exitDone
 	}
-	var silent *statusError
 	if !errors.As(err, &silent) {
-		fmt.Fprintf(errOut, "quorate: %v\n", err)
+		fmt.Fprintf(errOut, "quorate: %v\n%s", err, whoMay(err))
 	}
 	return exitStatus(err)
+}
+
+// whoMay says what to do where the directories of Quorate on this machine are not the user's.
+func whoMay(err error) string {
+	failed, is := errors.AsType[*fs.PathError](err)
+	if !is || !errors.Is(failed, fs.ErrPermission) {
+		return ""
+	}
+	for dir, or := range map[string]string{paths.Cache(): ", or set QUORATE_CACHE to a directory of your own", paths.State(): ", or set QUORATE_STATE to a directory of your own", "/run/quorate": ""} {
+		if failed.Path == dir || strings.HasPrefix(failed.Path, dir+"/") {
+			return "Run it as root" + or + ".\n"
+		}
+	}
+	return ""
 }
 
 // usageError is an invalid command line or invalid input. The exit status is 2.
@@ -102,6 +127,9 @@ func exitStatus(err error) int {
 		refusal *cluster.Refusal
 		forged  *bundle.SignatureError
 		new     *host.UnconfirmedError
+		version *bundle.UnknownVersionError
+		unread  *paths.UnreadableError
+		ref     *registry.ReferenceError
 	)
 	switch {
 	case errors.As(err, &own):
@@ -110,10 +138,14 @@ func exitStatus(err error) int {
 		return exitUsage
 	case errors.As(err, &refusal), errors.As(err, &forged), errors.As(err, &new):
 		return exitRefused
+	case errors.As(err, &version), errors.As(err, &unread), errors.As(err, &ref): // what the user named is not there
+		return exitUsage
 	}
 	return exitFailed
 }
 
+// root is the tree of all commands. What a command refuses by its flags and arguments alone is refused in its PreRunE, which neither reads nor changes
+// anything: tests have it read the command lines that the documentation and the fixes of findings name.
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "quorate",
@@ -127,6 +159,9 @@ quorate up.`,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.knownOutput(cmd); err != nil {
 				return err
+			}
+			if a.timeout < 0 {
+				return usageError{fmt.Errorf("--timeout %s: use a time above 0, such as 10m", a.timeout)}
 			}
 			if a.timeout > 0 {
 				var ctx context.Context
@@ -149,7 +184,20 @@ quorate up.`,
 	flags.BoolVar(&a.acceptNewKeys, "accept-new-host-keys", false, "trust SSH host keys that are seen for the first time, without asking")
 	root.AddCommand(sendsSecrets(a.up()), a.down(), a.init(), a.validate(), a.preflight(), a.plan(), sendsSecrets(a.apply()), a.status(), a.dashboard(), a.audit(), a.drill(), a.maintain(), a.reset(), sendsSecrets(a.repair()), sendsSecrets(a.watch()), sendsSecrets(a.backup()), sendsSecrets(a.restore()), sendsSecrets(a.recover()), a.certs(), a.kubeconfig(), a.monitoring(),
 		a.bundle(), a.lab(), a.size(), a.host(), a.version())
+	root.SetOut(a.out) // first: the command that prints completions keeps it
+	root.InitDefaultCompletionCmd()
 	strict(root)
+	root.SetHelpCommand(&cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Show what a command does, and its flags",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			of, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return usageError{fmt.Errorf("unknown command %q; see quorate --help", strings.Join(args, " "))}
+			}
+			return of.Help()
+		},
+	})
 	return root
 }
 
@@ -249,7 +297,7 @@ func (a *app) check(path string, o spec.Options) (*spec.Cluster, error) {
 	}
 	c.RelativeTo(dir)
 	for _, f := range c.SettingsFiles() {
-		content, err := os.ReadFile(f.Path)
+		content, err := paths.Read(f.Path)
 		if err != nil {
 			return nil, c.Wrong(f.Field, err.Error(), "correct the path, which is relative to the spec")
 		}

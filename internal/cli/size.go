@@ -29,6 +29,18 @@ Without --nodes, it answers for the spec: for spec.size, or for the hosts if the
 		Example: `  quorate size --nodes 200 --pods 6000
   quorate size --nodes 1000 --zones a,b,c,d,e -o json
   quorate size -f cluster.yaml`,
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
+			given := cmd.Flags().Changed
+			switch {
+			case given("nodes") && (nodes < 1 || nodes > size.MaxNodes):
+				return usageError{fmt.Errorf("--nodes %d: use a number from 1 to %d, which is the most that Kubernetes supports", nodes, size.MaxNodes)}
+			case given("pods") && (pods < 1 || pods > size.MaxPods):
+				return usageError{fmt.Errorf("--pods %d: use a number from 1 to %d, which is the most that Kubernetes supports", pods, size.MaxPods)}
+			case given("zones") && len(zones) == 0:
+				return usageError{errors.New("--zones: name at least one zone")}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.sizeOf(cmd, nodes, pods, zones)
 			if err != nil {
@@ -48,14 +60,6 @@ Without --nodes, it answers for the spec: for spec.size, or for the hosts if the
 // sizeOf is the size that flags give, or the spec.
 func (a *app) sizeOf(cmd *cobra.Command, nodes, pods int, zones []string) (size.Cluster, error) {
 	given := cmd.Flags().Changed
-	switch {
-	case given("nodes") && nodes < 1:
-		return size.Cluster{}, usageError{fmt.Errorf("--nodes %d: use a number from 1 to %d", nodes, size.MaxNodes)}
-	case given("pods") && pods < 1:
-		return size.Cluster{}, usageError{fmt.Errorf("--pods %d: use a number from 1 to %d", pods, size.MaxPods)}
-	case given("zones") && len(zones) == 0:
-		return size.Cluster{}, usageError{errors.New("--zones: name at least one zone")}
-	}
 	out := size.Cluster{Nodes: nodes, Pods: pods, Zones: distinct(zones)}
 	if !given("nodes") {
 		path, err := a.specPath()

@@ -15,6 +15,8 @@ import (
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/paths"
+	"quorate.dev/quorate/internal/size"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/sshconfig"
 )
@@ -23,6 +25,7 @@ func (a *app) init() *cobra.Command {
 	var (
 		o     = spec.InitOptions{Versions: bundle.Versions()}
 		hosts []string
+		given []spec.Host // hosts, as they are read
 		to    string
 		yes   bool
 		from  string
@@ -47,20 +50,35 @@ spec is not valid yet, the file is written all the same, and the exit status is 
   quorate init --from-ansible inventory.ini --zones a,b,c
   quorate init --from-cluster root@10.0.0.11 --name prod --host name=lb-a,address=10.0.0.21,role=load-balancer,zone=a --host …
   quorate init --ssh-config --host name=cp-a,role=control-plane,zone=a --host …`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			if err := onlyOne(cmd, "from-terraform", "from-ansible", "from-cluster"); err != nil {
 				return usageError{err}
 			}
-			switch { // --file names the spec in every other command
-			case a.file != "" && cmd.Flags().Changed("to"):
+			if a.file != "" && cmd.Flags().Changed("to") { // --file names the spec in every other command
 				return usageError{errors.New("--file and --to both name the file to write; use one of them")}
-			case a.file != "":
-				to = a.file
 			}
 			if login == "" {
 				if err := onlyWith(cmd, "from-cluster", sshFlags...); err != nil {
 					return usageError{err}
 				}
+			}
+			for name, n := range map[string]int{"control-planes": o.ControlPlanes, "etcd-hosts": o.EtcdHosts, "workers": o.Workers, "load-balancers": o.LoadBalancers} {
+				if n > size.MaxNodes {
+					return usageError{fmt.Errorf("--%s %d: Kubernetes supports at most %d nodes", name, n, size.MaxNodes)}
+				}
+			}
+			for _, h := range hosts {
+				host, err := spec.ParseHostFlag(h)
+				if err != nil {
+					return usageError{err}
+				}
+				given = append(given, host)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if a.file != "" {
+				to = a.file
 			}
 			perm := os.FileMode(0o644)
 			if from != "" {
@@ -76,14 +94,6 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 				if err := a.fromAnsible(cmd, book, &o); err != nil {
 					return usageError{err}
 				}
-			}
-			var given []spec.Host
-			for _, h := range hosts {
-				host, err := spec.ParseHostFlag(h)
-				if err != nil {
-					return usageError{err}
-				}
-				given = append(given, host)
 			}
 			var config *sshconfig.Config
 			if cmd.Flags().Changed("ssh-config") {
@@ -113,6 +123,9 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 				_, err := a.out.Write(data)
 				return err
 			}
+			if err := a.canWrite(to); err != nil {
+				return err
+			}
 			if err := writeSpec(to, data, perm, yes); err != nil {
 				return err
 			}
@@ -134,7 +147,7 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 	f.StringVar(&o.Etcd.CAFile, "etcd-ca-file", "", "the existing etcd's CA certificate")
 	f.StringVar(&o.Etcd.CertFile, "etcd-cert-file", "", "a client certificate for the existing etcd")
 	f.StringVar(&o.Etcd.KeyFile, "etcd-key-file", "", "the private key of the client certificate")
-	f.IntVar(&o.Workers, "workers", 0, "the number of workers (default 2)")
+	f.IntVar(&o.Workers, "workers", 0, "the number of workers (default 2; -1: none, and the control planes run the workloads)")
 	f.IntVar(&o.LoadBalancers, "load-balancers", 0, "the number of load-balancer hosts (default 2; -1: run the load balancers on the control planes)")
 	f.StringArrayVar(&hosts, "host", nil, "a host, as name=…,address=…,role=…,zone=… (can be repeated)")
 	f.StringVar(&from, "from-terraform", "", "read the hosts from a `FILE` with the output of terraform output -json (- for stdin; see docs/terraform.md)")
@@ -168,9 +181,17 @@ var hostFlags = []string{"host", "control-planes", "etcd-hosts", "workers", "loa
 // input reads a file, or stdin.
 func (a *app) input(file string) ([]byte, error) {
 	if file == "-" {
-		return io.ReadAll(a.in)
+		return paths.ReadAll(a.in, "stdin")
 	}
-	return os.ReadFile(file)
+	return paths.Read(file)
+}
+
+// inputName is what errors call it.
+func inputName(file string) string {
+	if file == "-" {
+		return "stdin"
+	}
+	return file
 }
 
 // lookupTimeout is how long the name of one host is looked up.
@@ -204,7 +225,7 @@ func (a *app) fromAnsible(cmd *cobra.Command, from string, o *spec.InitOptions) 
 	if cmd.Flags().Changed("ssh-config") {
 		lookup = nil // it knows where the names lead
 	}
-	inventory, err := spec.ReadAnsible(data, from, spec.AnsibleOptions{Zones: o.Zones, Lookup: lookup})
+	inventory, err := spec.ReadAnsible(data, inputName(from), spec.AnsibleOptions{Zones: o.Zones, Lookup: lookup})
 	if err != nil {
 		return err
 	}
@@ -230,7 +251,7 @@ func (a *app) fromTerraform(cmd *cobra.Command, from string, o *spec.InitOptions
 	if err != nil {
 		return false, fmt.Errorf("reading the Terraform output: %w", err)
 	}
-	t, err := spec.ReadTerraform(data, from, o.Zones)
+	t, err := spec.ReadTerraform(data, inputName(from), o.Zones)
 	if err != nil {
 		return false, err
 	}
@@ -345,7 +366,7 @@ func toWrite(file string, replace bool) error {
 	case errors.Is(err, os.ErrNotExist):
 		return nil
 	case err != nil:
-		return err
+		return usageError{err}
 	}
 	return usageError{fmt.Errorf("%s already exists: choose another file with --to, or replace it with --yes", file)}
 }
@@ -354,16 +375,8 @@ func writeSpec(file string, data []byte, perm os.FileMode, replace bool) error {
 	if err := toWrite(file, replace); err != nil {
 		return err
 	}
-	info, err := os.Stat(file)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return durable.Update(file, data, perm)
-	case err != nil:
-		return err
-	case !info.Mode().IsRegular(): // a terminal or a pipe
-		return os.WriteFile(file, data, perm)
-	case perm == 0o600:
-		// A file that is replaced keeps its mode, by which others may read it.
+	// A file that is replaced keeps its mode, by which others may read it.
+	if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && perm == 0o600 {
 		if err := os.Chmod(file, perm); err != nil {
 			return err
 		}

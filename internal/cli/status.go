@@ -30,13 +30,16 @@ Whether the members of etcd have the same data is what the control planes last r
 
 With --watch, the view is updated until it is interrupted. On a terminal, the space bar pauses it, r updates it now, the arrow
 keys, Page Up, Page Down, Home, and End scroll it, and q ends it. quorate dashboard shows the same, and more, in a browser.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if interval < time.Second {
+		PreRunE: func(*cobra.Command, []string) error {
+			switch {
+			case interval < time.Second:
 				return usageError{errors.New("--interval must be 1s or more")}
-			}
-			if watch && compare {
+			case watch && compare:
 				return usageError{errors.New("--compare-etcd has every member of etcd read all of its data, and cannot be combined with --watch")}
 			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.running(cmd.Context())
 			if err != nil {
 				return err

@@ -47,25 +47,31 @@ written into the cluster's spec, which every later command uses.
 With --from-backup, it creates a copy of the cluster in a backup, to look at it: machines of a lab take the names and roles of
 its hosts, and nothing outside of the lab can be reached from there. The workloads in the backup run in the copy
 (docs/restoring.md).`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := knownChecks(ignore); err != nil {
-				return err
+		PreRunE: func(*cobra.Command, []string) error {
+			switch {
+			case from == "" && (identity != "" || keys != "" || lab != (spec.LabOptions{})):
+				return usageError{errors.New("--identity, --keys, --control-planes, and --workers belong to --from-backup")}
+			case from == "":
+				if err := knownSource(source, family); err != nil {
+					return err
+				}
+			case source != sourceAuto:
+				return usageError{errors.New("--source cannot be combined with --from-backup: the bundle of a copy is compiled")}
+			case lab.ControlPlanes < 0 || lab.Workers < 0:
+				return usageError{errors.New("--control-planes and --workers are numbers of hosts, and 0 stands for all")}
+			case family != "":
+				return usageError{errors.New("--ip-family cannot be combined with --from-backup: a copy has the families of its cluster")}
+			case a.file != "":
+				return usageError{errors.New("--from-backup takes the spec from the backup: leave out -f. To restore with a spec, use `quorate restore`")}
+			case identity == "":
+				return errNoIdentity
 			}
+			return knownChecks(ignore)
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			if from != "" {
-				if source != sourceAuto {
-					return usageError{errors.New("--source cannot be combined with --from-backup: the bundle of a copy is compiled")}
-				}
-				if lab.ControlPlanes < 0 || lab.Workers < 0 {
-					return usageError{errors.New("--control-planes and --workers are numbers of hosts, and 0 stands for all")}
-				}
-				if family != "" {
-					return usageError{errors.New("--ip-family cannot be combined with --from-backup: a copy has the families of its cluster")}
-				}
 				lab.Name = name
 				return a.upFromBackup(cmd.Context(), from, identity, lab, run.RestoreOptions{KeysDir: keys, Ignore: ignore})
-			}
-			if identity != "" || keys != "" || lab != (spec.LabOptions{}) {
-				return usageError{errors.New("--identity, --keys, --control-planes, and --workers belong to --from-backup")}
 			}
 			c, otherwise, err := a.upSpec(cmd.Context(), name, source, family)
 			if err != nil {
@@ -75,7 +81,7 @@ its hosts, and nothing outside of the lab can be reached from there. The workloa
 			r, err := up.Up(cmd.Context(), c, otherwise, ignore, sink)
 			done()
 			if err != nil {
-				return explain(cmd.Context(), err)
+				return explainLab(cmd.Context(), err)
 			}
 			return a.printUp(r)
 		},
@@ -104,9 +110,6 @@ const sourceAuto = "auto"
 
 // upFromBackup creates a copy of the cluster in a backup.
 func (a *app) upFromBackup(ctx context.Context, file, identity string, lab spec.LabOptions, o run.RestoreOptions) error {
-	if a.file != "" {
-		return usageError{errors.New("--from-backup takes the spec from the backup: leave out -f. To restore with a spec, use `quorate restore`")}
-	}
 	dir, remove, err := backup.Scratch()
 	if err != nil {
 		return err
@@ -120,7 +123,7 @@ func (a *app) upFromBackup(ctx context.Context, file, identity string, lab spec.
 	}
 	done()
 	if err != nil {
-		return explain(ctx, err)
+		return explainLab(ctx, err)
 	}
 	if err := a.printUp(r); err != nil || r.Restored == nil {
 		return err
@@ -132,15 +135,20 @@ func (a *app) upFromBackup(ctx context.Context, file, identity string, lab spec.
 	return printRestored(out, r.Restored, time.Now())
 }
 
+// knownSource refuses values of --source and --ip-family that do not exist.
+func knownSource(source, family string) error {
+	if !slices.Contains([]string{sourceAuto, spec.SourceOfficial, spec.SourceModules}, source) {
+		return usageError{fmt.Errorf("unknown --source %q: must be auto, official, or modules; for mirror and bundle, write a spec (`quorate init`) and use -f", source)}
+	}
+	if _, known := ipFamilies[family]; family != "" && !known {
+		return usageError{fmt.Errorf("unknown --ip-family %q: must be ipv4, ipv6, or dual", family)}
+	}
+	return nil
+}
+
 // upSpec is the spec of the cluster that up creates, and the one that it creates if the bundle of the first cannot be obtained; nil if there is
 // no other.
 func (a *app) upSpec(ctx context.Context, name, source, family string) (c, otherwise *spec.Cluster, _ error) {
-	if !slices.Contains([]string{sourceAuto, spec.SourceOfficial, spec.SourceModules}, source) {
-		return nil, nil, usageError{fmt.Errorf("unknown --source %q: must be auto, official, or modules; for mirror and bundle, write a spec (`quorate init`) and use -f", source)}
-	}
-	if _, known := ipFamilies[family]; family != "" && !known {
-		return nil, nil, usageError{fmt.Errorf("unknown --ip-family %q: must be ipv4, ipv6, or dual", family)}
-	}
 	path := a.file
 	if path == "" {
 		if _, err := os.Stat(usualFile); err == nil {
@@ -223,10 +231,21 @@ func (a *app) upDefault(ctx context.Context, name, source, family string) (c, ot
 	return c, otherwise, err
 }
 
+// errInterrupted says what to do next.
+var errInterrupted = errors.New("interrupted: run the same command again to finish")
+
 // explain adds what to do next if the error does not say it.
 func explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return errors.New("interrupted: run the same command again to finish, or `quorate down` to remove a lab cluster")
+		return errInterrupted
+	}
+	return err
+}
+
+// explainLab is explain for commands that create machines of a lab.
+func explainLab(ctx context.Context, err error) error {
+	if err = explain(ctx, err); errors.Is(err, errInterrupted) {
+		return fmt.Errorf("%w, or `quorate down` to remove what there is of a lab", err)
 	}
 	return err
 }
@@ -257,15 +276,26 @@ func (a *app) down() *cobra.Command {
 				}
 				name = c
 			}
-			if err := machines.Delete(cmd.Context(), name); err != nil {
-				return explain(cmd.Context(), err)
-			}
-			fmt.Fprintf(a.err, "Removed the cluster %s.\n", name)
-			return nil
+			return a.deleteLab(cmd.Context(), name, "Removed the cluster %s.\n")
 		},
 	}
 	cmd.Flags().StringVar(&name, "name", "", "the cluster's name (default: the name in the spec)")
 	return cmd
+}
+
+// deleteLab deletes a lab, also one of which only parts are left, and its cluster. It says so if there was none: the name may be wrong.
+func (a *app) deleteLab(ctx context.Context, name, done string) error {
+	_, missing := lab.Open(name)
+	switch err := machines.Delete(ctx, name); {
+	case errors.Is(err, lab.ErrName):
+		return usageError{err}
+	case err != nil:
+		return explain(ctx, err)
+	case errors.Is(missing, lab.ErrNotFound):
+		done = "There is no lab %s, and nothing is left of one.\n"
+	}
+	fmt.Fprintf(a.err, done, name)
+	return nil
 }
 
 // downSpec returns the name of the cluster to remove. It requires little of the lab, because a damaged lab must be removable, too.

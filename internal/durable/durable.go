@@ -35,13 +35,18 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 }
 
 // Update is WriteFile for a file that belongs to the user: a file that exists keeps its mode and owner, and a symbolic link
-// stays and leads to the new content. A file that does not exist yet gets the mode as the umask leaves it.
+// stays and leads to the new content. A file that does not exist yet gets the mode as the umask leaves it. What is no file, such
+// as a terminal, a pipe, or /dev/null, is written to and not replaced.
 func Update(path string, data []byte, mode fs.FileMode) error {
-	path, err := follow(path)
+	info, err := os.Stat(path) // follows links in /proc as well, which lead to what has no path
+	if err == nil && !info.Mode().IsRegular() {
+		return os.WriteFile(path, data, mode)
+	}
+	path, err = follow(path)
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(path)
+	info, err = os.Stat(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -59,6 +64,41 @@ func Update(path string, data []byte, mode fs.FileMode) error {
 		return err
 	}
 	return f.Commit()
+}
+
+// CanUpdate is the error that Update would meet before it writes anything, for whoever has to know before a long work whether its result can be
+// written. It changes nothing.
+func CanUpdate(path string) error {
+	switch info, err := os.Stat(path); {
+	case err == nil && info.IsDir():
+		return &fs.PathError{Op: "write", Path: path, Err: unix.EISDIR}
+	case err == nil && !info.Mode().IsRegular():
+		return accessible(path, path)
+	}
+	path, err := follow(path)
+	if err != nil {
+		return err
+	}
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir):
+			continue // it will be created
+		case err != nil:
+			return err
+		case !info.IsDir():
+			return &fs.PathError{Op: "write", Path: path, Err: unix.ENOTDIR}
+		}
+		return accessible(dir, path)
+	}
+}
+
+// accessible is the error of writing the file, if what has to be written for that cannot be.
+func accessible(what, file string) error {
+	if err := unix.Faccessat(unix.AT_FDCWD, what, unix.W_OK, unix.AT_EACCESS); err != nil {
+		return &fs.PathError{Op: "write", Path: file, Err: err}
+	}
+	return nil
 }
 
 // follow resolves symbolic links, also those that lead to a file that does not exist.
@@ -114,6 +154,9 @@ func create(path string, mode fs.FileMode) (*File, error) {
 		return nil, err
 	}
 	tmp, err := os.OpenFile(filepath.Join(dir, temporary+rand.Text()), os.O_CREATE|os.O_EXCL|os.O_RDWR, mode)
+	if failed, is := errors.AsType[*fs.PathError](err); is {
+		return nil, &fs.PathError{Op: "create", Path: path, Err: failed.Err} // nobody knows the temporary name
+	}
 	if err != nil {
 		return nil, err
 	}

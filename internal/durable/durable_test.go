@@ -241,3 +241,69 @@ func TestMoveReplacesNothing(t *testing.T) {
 		t.Errorf("onto an empty directory: %v", err)
 	}
 }
+
+// TestUpdateReplacesNoDevice: somebody may name a pipe, /dev/stdout, or /dev/null as the file for a result.
+func TestUpdateReplacesNoDevice(t *testing.T) {
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(pipe, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{pipe, link} {
+		read := make(chan string, 1)
+		go func() {
+			data, err := os.ReadFile(pipe)
+			read <- fmt.Sprint(string(data), err)
+		}()
+		if err := errors.Join(durable.CanUpdate(name), durable.Update(name, []byte("content"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-read; got != "content<nil>" {
+			t.Errorf("through %s came %q", name, got)
+		}
+	}
+	if info, err := os.Lstat(pipe); err != nil || info.Mode()&fs.ModeNamedPipe == 0 {
+		t.Errorf("the pipe was replaced: %v, %v", info.Mode(), err)
+	}
+}
+
+// TestCanUpdateSaysWhatUpdateWould, without a change.
+func TestCanUpdateSaysWhatUpdateWould(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(dir, "later"), filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for name, fails := range map[string]error{
+		"file": nil, "new": nil, "below/that/new": nil, "link": nil,
+		".": unix.EISDIR, "file/new": unix.ENOTDIR, "file/below/new": unix.ENOTDIR,
+		"/proc/sys/new": unix.EACCES, // nobody, not even root, creates a file there
+	} {
+		path := name
+		if !filepath.IsAbs(name) {
+			path = filepath.Join(dir, name)
+		}
+		err := durable.CanUpdate(path)
+		if fails == unix.EACCES {
+			if err == nil {
+				t.Errorf("%s can be written", name)
+			}
+		} else if !errors.Is(err, fails) {
+			t.Errorf("%s: %v, want %v", name, err, fails)
+		}
+		uerr := durable.Update(path, []byte("new"), 0o600)
+		if uerr != nil && strings.Contains(uerr.Error(), ".quorate-") {
+			t.Errorf("%s: %v", name, uerr)
+		}
+		if (err == nil) != (uerr == nil) {
+			t.Errorf("%s: CanUpdate says %v, and Update %v", name, err, uerr)
+		}
+	}
+}

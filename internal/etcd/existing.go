@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -42,7 +41,7 @@ func Files(e spec.Etcd) (kubeadm.EtcdClient, error) {
 		name string
 		into *[]byte
 	}{{e.CAFile, &out.CA}, {e.CertFile, &out.Certificate}, {e.KeyFile, &out.Key}} {
-		data, err := os.ReadFile(paths.Expand(f.name))
+		data, err := paths.Read(f.name)
 		if err != nil {
 			return out, fmt.Errorf("reading the existing etcd's certificates: %w", err)
 		}

@@ -7,8 +7,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
+
+	"quorate.dev/quorate/internal/paths"
 )
 
 // Access is how a source of files or images is reached, beyond its address.
@@ -23,7 +24,7 @@ type Access struct {
 func (a Access) Transport() (http.RoundTripper, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	if a.CAFile != "" {
-		pem, err := os.ReadFile(a.CAFile)
+		pem, err := paths.Read(a.CAFile)
 		if err != nil {
 			return nil, fmt.Errorf("read the CA certificates: %w", err)
 		}
@@ -44,7 +45,7 @@ func (a Access) Password() (string, error) {
 	if a.Username == "" {
 		return "", nil
 	}
-	raw, err := os.ReadFile(a.PasswordFile)
+	raw, err := paths.Read(a.PasswordFile)
 	if err != nil {
 		return "", fmt.Errorf("read the password of %s: %w", a.Username, err)
 	}

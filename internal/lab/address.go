@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"net"
@@ -24,9 +25,12 @@ const (
 
 var label = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
+// ErrName is wrapped by the errors about names that no lab, zone, or machine can have.
+var ErrName = errors.New("is not a DNS label")
+
 func checkLabel(kind, name string) error {
 	if !label.MatchString(name) {
-		return fmt.Errorf("%s name %q is not a DNS label: use lower-case letters, digits, and dashes, at most 63 characters", kind, name)
+		return fmt.Errorf("%s name %q %w: use lower-case letters, digits, and dashes, at most 63 characters", kind, name, ErrName)
 	}
 	return nil
 }

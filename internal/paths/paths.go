@@ -2,6 +2,10 @@
 package paths
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -36,5 +40,43 @@ func Expand(path string) string {
 			home = u.HomeDir
 		}
 	}
+	if home == "" {
+		return path // the error that follows names it
+	}
 	return filepath.Join(home, rest)
+}
+
+// maxRead is more than any file has that a user passes to a command.
+const maxRead = 256 << 20
+
+// UnreadableError says that a file that the user names cannot be read.
+type UnreadableError struct{ error }
+
+func (e *UnreadableError) Unwrap() error { return e.error }
+
+// Read reads a file that the user names; a leading ~/ is the home directory. What is too large for that, or has no end, as a device, is an error
+// and does not fill the memory. The error is an [UnreadableError].
+func Read(path string) ([]byte, error) {
+	path = Expand(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, &UnreadableError{err}
+	}
+	defer f.Close()
+	return ReadAll(f, path)
+}
+
+// ReadAll is Read for a file that is open already, such as stdin. The name is for errors.
+func ReadAll(in io.Reader, name string) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(in, maxRead+1))
+	var failed *fs.PathError
+	switch {
+	case err != nil && !errors.As(err, &failed):
+		return nil, &UnreadableError{fmt.Errorf("read %s: %w", name, err)}
+	case err != nil:
+		return nil, &UnreadableError{err}
+	case len(data) > maxRead:
+		return nil, &UnreadableError{fmt.Errorf("read %s: it is larger than %d MiB, which no file of this kind is", name, maxRead>>20)}
+	}
+	return data, nil
 }

@@ -27,7 +27,7 @@ func (b *builder) renewAuthorities(hosts []spec.Host) {
 		var begin []*Step
 		if r.On != "" {
 			if a == facts.KubernetesAuthority {
-				b.out.Warnings = append(b.out.Warnings, "the certificate of "+a.Title()+" is renewed: what has a copy of it outside of the hosts trusts only the one that has expired. `quorate kubeconfig --merge` writes a new kubeconfig")
+				b.out.Warnings = append(b.out.Warnings, "the certificate of "+a.Title()+" is renewed: what has a copy of it outside of the hosts trusts only the one that has expired. `quorate kubeconfig --to FILE --merge` writes a new kubeconfig")
 			}
 			begin = append(begin, b.add(Step{Kind: RenewAuthority, Host: r.On, Detail: string(a), Authority: a, Title: "sign the certificate of " + a.Title() + " again",
 				Reason: "it expired on " + r.Expired.Format(time.DateOnly) + "; its key stays, so what it signed is accepted again"}))

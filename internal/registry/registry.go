@@ -77,11 +77,18 @@ func (c *Client) Hurry(patience time.Duration) *Client {
 	return c
 }
 
+// ReferenceError says that a text is no reference.
+type ReferenceError struct{ Text string }
+
+func (e *ReferenceError) Error() string {
+	return e.Text + " is not a registry reference: write it as registry.example.com/repository@sha256:… or with a :tag"
+}
+
 // Parse checks a reference: registry/repository@sha256:… or registry/repository:tag.
 func Parse(ref string) (name.Reference, error) {
 	r, err := name.ParseReference(ref, name.StrictValidation)
 	if err != nil {
-		return nil, fmt.Errorf("%s is not a registry reference: write it as registry.example.com/repository@sha256:… or with a :tag", ref)
+		return nil, &ReferenceError{ref}
 	}
 	return r, nil
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"unicode/utf8"
 
 	// go.yaml.in/yaml is go-yaml in the hands of the YAML organization, the parser that Kubernetes itself uses. Its node tree
 	// keeps the line of every key and value, which is all that is needed here: decoding is our own, because a library's stops
@@ -102,6 +103,12 @@ func (d *decoder) document(data []byte) *yaml.Node {
 		d.note("", "the file is larger than 4 MiB", d.format.large)
 		return nil
 	}
+	if bad := notUTF8(data); bad >= 0 {
+		before := data[:bad]
+		d.problems = append(d.problems, Problem{File: d.src.file, Line: bytes.Count(before, []byte("\n")) + 1, Column: bad - bytes.LastIndexByte(before, '\n'),
+			Message: fmt.Sprintf("the file is not text in UTF-8: it has the byte 0x%02x", data[bad]), Fix: d.format.large + ", and save it in UTF-8"})
+		return nil
+	}
 	loader, err := yaml.NewLoader(bytes.NewReader(data))
 	if err != nil { // an empty stream may be refused right here
 		d.syntax(err)
@@ -132,6 +139,22 @@ func (d *decoder) document(data []byte) *yaml.Node {
 		}
 		found = doc.Content[0]
 	}
+}
+
+// notUTF8 is where the first byte is that no text in UTF-8 has there; -1 if there is none. A file that begins with the mark of UTF-16 is converted by
+// the parser.
+func notUTF8(data []byte) int {
+	if bytes.HasPrefix(data, []byte{0xff, 0xfe}) || bytes.HasPrefix(data, []byte{0xfe, 0xff}) {
+		return -1
+	}
+	for at := 0; at < len(data); {
+		r, n := utf8.DecodeRune(data[at:])
+		if r == utf8.RuneError && n == 1 {
+			return at
+		}
+		at += n
+	}
+	return -1
 }
 
 // syntax notes what the YAML parser did not understand, at the place that it names.

@@ -24,7 +24,7 @@ func TestParseRefusesWhatIsNoSpec(t *testing.T) {
 		"open bracket":   {"kind: Cluster\nspec: [1\nx: 2\n", 3, "while parsing a flow sequence that starts in line 2"},
 		"tab":            {"spec:\n\thosts: []\n", 2, "this is not YAML"},
 		"unknown anchor": {"spec: *x\n", 1, "unknown anchor 'x'"},
-		"binary":         {"\x7fELF\xff\x00", 0, "this is not YAML"},
+		"binary":         {"\x7fELF\xff\x00", 1, "not text in UTF-8: it has the byte 0xff"},
 		"a list":         {"- a\n", 1, "expected a mapping, got a list"},
 		"a word":         {"hello\n", 1, "expected a mapping, got the string `hello`"},
 		"list as a key":  {"? [a]\n: b\n", 1, "a field's name must be plain text"},

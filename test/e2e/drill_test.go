@@ -98,10 +98,6 @@ func drills(t *testing.T, c *cluster) {
 	}
 
 	// A caller that is gone: the host heals the fault on its own, and the next drill says what is left until then.
-	cmd := c.command(ctx, "drill", "-f", c.specFile(), "--only", "hang/kube-scheduler/leader", "--lasts", "60s", "--no-pods", "--pace", "200ms")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
 	hung := func() (out []string) {
 		for _, h := range []string{"cp-a", "cp-b", "cp-c"} {
 			if c.ssh(t, ctx, h, "ls /run/quorate/faults 2>/dev/null || true") != "" {
@@ -110,16 +106,24 @@ func drills(t *testing.T, c *cluster) {
 		}
 		return out
 	}
-	eventually(t, ctx, "a scheduler hangs", func() error {
-		if len(hung()) != 1 {
-			return fmt.Errorf("on %v", hung())
+	killed := func(lasts string) {
+		t.Helper()
+		cmd := c.command(ctx, "drill", "-f", c.specFile(), "--only", "hang/kube-scheduler/leader", "--lasts", lasts, "--no-pods", "--pace", "200ms")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
+		eventually(t, ctx, "a scheduler hangs", func() error {
+			if len(hung()) != 1 {
+				return fmt.Errorf("on %v", hung())
+			}
+			return nil
+		})
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait()
 	}
-	_ = cmd.Wait()
+	killed("60s")
 	if r := c.exits(t, ctx, 1, "drill", "-f", c.specFile(), "--only", "hang/kube-scheduler/leader", "--no-pods"); !strings.Contains(r.stderr, "--heal") {
 		t.Errorf("a drill with leftovers: %s", r)
 	}
@@ -129,6 +133,14 @@ func drills(t *testing.T, c *cluster) {
 	if left := hung(); len(left) > 0 {
 		t.Errorf("faults are left on %v", left)
 	}
+	c.whole(t, ctx)
+	killed("20s")
+	eventually(t, ctx, "the host heals the fault on its own", func() error {
+		if left := hung(); len(left) > 0 {
+			return fmt.Errorf("faults are left on %v", left)
+		}
+		return nil
+	})
 	c.whole(t, ctx)
 }
 

@@ -15,19 +15,34 @@ const (
 	commandFill   = "fill-disk"
 )
 
-// Commands are the commands of `quorate host` that Command runs, each with what it does.
-var Commands = map[string]string{
-	commandHeal:   "Heal a fault that was injected into this host, or all",
-	commandCPU:    "Keep all processors busy",
-	commandMemory: "Take a percentage of the memory that is available",
-	commandFill:   "Take all space of the file system of a directory",
+// HostCommand describes a command of `quorate host`.
+type HostCommand struct {
+	Does string
+	// Args is how many arguments it takes, and Any that it takes as many as there are.
+	Args int
+	Any  bool
+}
+
+// Fits is the error of a call with other arguments.
+func (c HostCommand) Fits(name string, args []string) error {
+	if !c.Any && len(args) != c.Args {
+		return fmt.Errorf("%s takes %d arguments, and not %d", name, c.Args, len(args))
+	}
+	return nil
+}
+
+// Commands are the commands of `quorate host` that Command runs.
+var Commands = map[string]HostCommand{
+	commandHeal:   {Does: "Heal a fault that was injected into this host, or all", Any: true},
+	commandCPU:    {Does: "Keep all processors busy"},
+	commandMemory: {Does: "Take a percentage of the memory that is available", Args: 1},
+	commandFill:   {Does: "Take all space of the file system of a directory", Args: 1},
 }
 
 // Command runs one of Commands. Loads last until ctx ends.
 func Command(ctx context.Context, name string, args []string) error {
-	wanted := map[string]int{commandMemory: 1, commandFill: 1}
-	if n := len(args); name != commandHeal && n != wanted[name] {
-		return fmt.Errorf("%s takes %d arguments, and not %d", name, wanted[name], n)
+	if err := Commands[name].Fits(name, args); err != nil {
+		return err
 	}
 	switch name {
 	case commandHeal:

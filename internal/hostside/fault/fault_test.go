@@ -61,6 +61,13 @@ func newFake(t *testing.T) *fake {
 		},
 		systemctl: func(_ context.Context, args ...string) error { return f.did("systemctl " + strings.Join(args, " ")) },
 		run: func(_ context.Context, name string, args ...string) error {
+			// What a unit runs is a command that accepts these arguments: package cli refuses others.
+			if at := slices.Index(args, "host"); name == "systemd-run" && at >= 0 {
+				command, is := Commands[args[at+1]]
+				if err := command.Fits(args[at+1], args[at+2:]); err != nil || !is {
+					t.Errorf("%q is no command of quorate host: %v", args[at+1:], err)
+				}
+			}
 			return f.did(name + " " + strings.Join(args, " "))
 		},
 		output: func(context.Context, string, ...string) ([]byte, error) {

@@ -1,0 +1,140 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"filippo.io/age"
+)
+
+// names lists everything below a directory.
+func names(t *testing.T, dir string) (out string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		out += path + "\n"
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// TestBadFiles: whatever is wrong with a file that is named, there is one error that names it, the exit status says whose fault it is, and nothing is
+// changed.
+func TestBadFiles(t *testing.T) {
+	example, err := filepath.Abs("../../examples/stacked.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(t.TempDir(), "identity")
+	if err := os.WriteFile(key, []byte(identity.String()+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("HOME", t.TempDir()) // with no key of SSH, no host is asked
+	t.Setenv("SSH_AUTH_SOCK", "")
+	dir := t.TempDir()
+	t.Chdir(dir)
+	for name, content := range map[string]string{"empty": "", "binary": "\x80\x81\x00\xffnot text", "utf16": "\xff\xfea", "text": "some words\n", "list": "[1, 2]\n", "half": "{\"a\": "} {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir("dir", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Symlink("nowhere", "dangling"), os.Symlink("loop", "loop")); err != nil {
+		t.Fatal(err)
+	}
+	before := names(t, dir)
+	for _, line := range []string{
+		"validate -f ./FILE", "plan --by-hand -f ./FILE", "status -f ./FILE", "audit --spec-only -f ./FILE", "size -f ./FILE", "up -f ./FILE", "apply -f ./FILE", "down -f ./FILE", "reset --all -f ./FILE --yes",
+		"init --from-terraform ./FILE --to new", "init --from-ansible ./FILE --to new",
+		"drill --objectives ./FILE --yes -f " + example, "dashboard --drill ./FILE --snapshot new -f " + example,
+		"backup verify --identity ./FILE ./text", "backup verify --identity " + key + " ./FILE", "up --from-backup ./FILE --identity " + key,
+		"restore --identity ./FILE ./text -f " + example, "bundle import ./FILE",
+		"bundle pull --releases https://127.0.0.1:1 --registry 127.0.0.1:1 --ca-file ./FILE",
+	} {
+		for _, file := range []string{"missing", "dir", "dangling", "loop", "empty", "binary", "utf16", "text", "list", "half", "text/below"} {
+			code, out, errOut := quorate(t, strings.Fields(strings.ReplaceAll(line, "FILE", file))...)
+			want := exitUsage
+			// What is in a file that should be a backup or a bundle is not a matter of usage, and neither is what a mirror's certificate is.
+			content := strings.Contains(line, "import ") || strings.Contains(line, "--from-backup") || strings.HasSuffix(line, key+" ./FILE") || strings.Contains(line, "--ca-file")
+			if _, err := os.ReadFile(file); content && err == nil {
+				want = exitFailed
+			}
+			last := errOut[strings.LastIndex(strings.TrimSuffix(errOut, "\n"), "quorate: ")+1:]
+			if code != want || out != "" || !strings.Contains(errOut, file) || strings.Contains(errOut, "goroutine ") || len(last) > 1000 {
+				t.Errorf("quorate %s with %s: exit status %d, stdout %q, stderr %q; want %d and the name of the file", line, file, code, out, errOut, want)
+			}
+			if after := names(t, dir); after != before {
+				t.Fatalf("quorate %s with %s: there was\n%s\nand there is\n%s", line, file, before, after)
+			}
+		}
+	}
+}
+
+// TestResultsThatCannotBeWritten are refused before the work, or at least said.
+func TestResultsThatCannotBeWritten(t *testing.T) {
+	example, err := filepath.Abs("../../examples/stacked.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	if err := errors.Join(os.Mkdir("dir", 0o700), os.WriteFile("file", nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		"init --to file/x", "init --to dir --yes", "kubeconfig --to dir --merge -f " + example, "kubeconfig --to file/x -f " + example,
+		"drill --yes --html dir -f " + example, "drill --yes --json file/x -f " + example, "drill --yes --junit dir -f " + example,
+		"dashboard --snapshot dir -f " + example, "backup fetch NAME file/x -f " + example, "backup fetch NAME file -f " + example, "monitoring dashboards --out file",
+	} {
+		code, out, errOut := quorate(t, strings.Fields(line)...)
+		if code != exitUsage || out != "" || !strings.Contains(errOut, "cannot be written") && !strings.Contains(errOut, "already exists") && !strings.Contains(errOut, "not a directory") {
+			t.Errorf("quorate %s: exit status %d, stdout %q, stderr %q", line, code, out, errOut)
+		}
+	}
+}
+
+// full is a disk without space.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errors.New("no space left on device") }
+
+// TestAResultThatDidNotArriveIsAFailure, whatever prints it.
+func TestAResultThatDidNotArriveIsAFailure(t *testing.T) {
+	t.Setenv("QUORATE_STATE", t.TempDir())
+	t.Setenv("QUORATE_CACHE", t.TempDir())
+	for _, line := range []string{"version", "version -o json", "--help", "help plan", "lab --help", "completion bash", "init --to -", "validate -f ../../examples/stacked.yaml", "validate --schema", "size --nodes 5",
+		"plan --by-hand -f ../../examples/stacked.yaml", "monitoring rules", "monitoring dashboards", "bundle list", "bundle sources", "lab list", "audit --spec-only -f ../../examples/stacked.yaml"} {
+		var errOut bytes.Buffer
+		code := Main(t.Context(), strings.Fields(line), strings.NewReader(""), full{}, &errOut)
+		if code != exitFailed || !strings.Contains(errOut.String(), "no space left on device") {
+			t.Errorf("quorate %s: exit status %d, %s", line, code, errOut.String())
+		}
+	}
+}
+
+func TestWhoMay(t *testing.T) {
+	t.Setenv("QUORATE_CACHE", "/some/cache")
+	t.Setenv("QUORATE_STATE", "/some/state")
+	for path, want := range map[string]string{"/some/cache/bundles/x": "QUORATE_CACHE", "/some/state": "QUORATE_STATE", "/run/quorate/.lock": "Run it as root.", "/some/cached": "", "/etc/x": ""} {
+		err := fmt.Errorf("build: %w", &fs.PathError{Op: "open", Path: path, Err: fs.ErrPermission})
+		if got := whoMay(err); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+	if got := whoMay(&fs.PathError{Op: "open", Path: "/some/cache/x", Err: fs.ErrNotExist}); got != "" {
+		t.Error(got)
+	}
+}
