@@ -186,6 +186,31 @@ func TestUserCertificates(t *testing.T) {
 	works(t, t.Context(), plain.target)
 }
 
+// TestAKeyIsNotEnough: a host that accepts the key and then asks for a code has not refused the key. Other keys are of no use there.
+func TestAKeyIsNotEnough(t *testing.T) {
+	refused := func(t *testing.T, target host.Target) {
+		t.Helper()
+		_, err := host.Dial(t.Context(), target)
+		if err == nil || strings.Contains(err.Error(), "no key was accepted") {
+			t.Fatalf("got %v", err)
+		}
+		for _, part := range []string{"the host accepted the key, and refused the login of user root", "AuthenticationMethods", "with a key alone"} {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%q is not in %v", part, err)
+			}
+		}
+	}
+	refused(t, serve(t, sshtest.Options{SecondFactor: true}).target)
+	right, public := newKey(t)
+	keys := []any{right}
+	for range 5 { // more than are tried in one connection
+		other, _ := newKey(t)
+		keys = append(keys, other)
+	}
+	runAgent(t, keys...)
+	refused(t, serve(t, sshtest.Options{SecondFactor: true, Key: public}).target)
+}
+
 // TestJumpHostsOneAfterTheOther also has a key for jump hosts that the host does not accept.
 func TestJumpHostsOneAfterTheOther(t *testing.T) {
 	s := serve(t, sshtest.Options{})
