@@ -395,16 +395,20 @@ func (d *dialer) explain(err error, t Target, signed bool) error {
 	if !refusesKeys(err) {
 		return err
 	}
+	keyField, userField := "ssh.keyFile", "ssh.user"
+	if t.relay {
+		keyField, userField = "ssh.jumpKeyFile", "the user in ssh.jump"
+	}
 	if signed {
-		return fmt.Errorf("%w of user %s: it wants more than a key, such as a code or a password (AuthenticationMethods in its sshd_config), or does not let this user in. Let the user log in with a key alone, or set ssh.user; the host's journal says why it refused (`journalctl -u ssh -u sshd`)",
-			errKeyAlone, t.User)
+		return fmt.Errorf("%w of user %s: it wants more than a key, such as a code or a password (AuthenticationMethods in its sshd_config), or does not let this user in. Let the user log in with a key alone, or change %s; the host's journal says why it refused (`journalctl -u ssh -u sshd`)",
+			errKeyAlone, t.User, userField)
 	}
 	if end := d.access.expired(t.KeyFile); !end.IsZero() {
 		return fmt.Errorf("%w for user %s: the certificate of %s expired at %s; get a new one", errNoKey, t.User, t.KeyFile, end.UTC().Format(time.RFC3339))
 	}
-	advice := "put the public key into the host's authorized_keys, or set ssh.keyFile"
+	advice := "put the public key into the host's authorized_keys, or set " + keyField
 	if untried := d.access.untried(); t.KeyFile == "" && len(untried) > 0 {
-		advice += "; what was not tried, because it has a passphrase: " + strings.Join(untried, ", ") + " (load it into the agent with ssh-add, or name it as ssh.keyFile)"
+		advice += "; what was not tried, because it has a passphrase: " + strings.Join(untried, ", ") + " (load it into the agent with ssh-add, or name it as " + keyField + ")"
 	}
 	return fmt.Errorf("%w for user %s: %s", errNoKey, t.User, advice)
 }

@@ -200,7 +200,14 @@ func TestAKeyIsNotEnough(t *testing.T) {
 			}
 		}
 	}
-	refused(t, serve(t, sshtest.Options{SecondFactor: true}).target)
+	gate := serve(t, sshtest.Options{SecondFactor: true})
+	refused(t, gate.target)
+	behind := serve(t, sshtest.Options{})
+	behind.target.Jump, behind.target.JumpKeyFile = "root@127.0.0.1:"+strconv.Itoa(gate.Port()), gate.target.KeyFile
+	refused(t, behind.target)
+	if _, err := host.Dial(t.Context(), behind.target); err == nil || !strings.Contains(err.Error(), "the user in ssh.jump") {
+		t.Errorf("a jump host: %v", err)
+	}
 	right, public := newKey(t)
 	keys := []any{right}
 	for range 5 { // more than are tried in one connection
@@ -220,7 +227,7 @@ func TestJumpHostsOneAfterTheOther(t *testing.T) {
 	}
 	first, second := serve(t, sshtest.Options{Key: public, User: "ops"}), serve(t, sshtest.Options{Key: public})
 	s.target.Jump = "ops@127.0.0.1:" + strconv.Itoa(first.Port()) + ",127.0.0.1:" + strconv.Itoa(second.Port())
-	if _, err := host.Dial(t.Context(), s.target); err == nil || !strings.Contains(err.Error(), "no key was accepted for user ops") {
+	if _, err := host.Dial(t.Context(), s.target); err == nil || !strings.Contains(err.Error(), "no key was accepted for user ops") || !strings.Contains(err.Error(), "set ssh.jumpKeyFile") {
 		t.Errorf("the key of the host on a jump host: %v", err)
 	}
 	s.target.JumpKeyFile = jumpKey
