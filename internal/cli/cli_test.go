@@ -227,7 +227,7 @@ func TestInitFromAnsible(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, out, errOut := quorate(t, "init", "--from-ansible", "hosts.ini", "--name", "prod", "--to", "-")
-	if code != exitDone || !strings.Contains(out, "- {name: cp-01, address: 10.0.0.11, roles: [control-plane], zone: a, ssh: {user: admin,") {
+	if code != exitDone || !strings.Contains(out, "- {name: cp-01, address: 10.0.0.11, roles: [control-plane], zone: a, ssh: {address: 192.0.2.11, user: admin,") {
 		t.Errorf("exit status %d: %s%s", code, out, errOut)
 	}
 	if !strings.Contains(errOut, "group_vars was not read") || strings.Contains(out+errOut, "hunter2") {

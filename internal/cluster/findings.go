@@ -61,6 +61,7 @@ const (
 	RuleCertificate      = "certificate"
 	RuleClock            = "clock"
 	RuleSwap             = "swap"
+	RuleAddress          = "host-address"
 	RuleSuperAdmin       = "super-admin"
 	RuleBackupAge        = "backup-age"
 	RuleBackupFailed     = "backup-failed"
@@ -138,6 +139,7 @@ var Rules = []Rule{
 	{RuleSuperAdmin, []Severity{Warning}, "super-admin.conf, whose rights no role takes away, is on one control plane at most"},
 	{RuleClock, []Severity{Warning}, "the clocks of the hosts agree"},
 	{RuleSwap, []Severity{Warning}, "swap is off on nodes"},
+	{RuleAddress, []Severity{Warning}, "the hosts can use their addresses: no other machine has the same address of IPv6"},
 	{RuleBackupAge, []Severity{Critical, Warning}, fmt.Sprintf("if the spec has a schedule of backups, the last good one is known, and not older than %d times the interval (warning) or %d times (critical)", backupLate, backupLost)},
 	{RuleBackupFailed, []Severity{Warning, Info}, "no control plane failed to take a backup when it last tried"},
 	{RuleBackupSchedule, []Severity{Warning}, "every control plane has the schedule of backups, and the credentials for their store, that the spec says"},
@@ -202,6 +204,7 @@ func (s *State) Findings() []Finding {
 	f.superAdmins()
 	f.skews()
 	f.swap()
+	f.addresses()
 	f.out = f.besidesMaintenance()
 	slices.SortStableFunc(f.out, func(a, b Finding) int { return cmp.Compare(a.Severity.Rank(), b.Severity.Rank()) })
 	return f.out

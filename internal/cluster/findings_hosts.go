@@ -122,3 +122,18 @@ func (f *findings) swap() {
 		f.add(RuleSwap, Warning, "swap is on: "+strings.Join(on, ", ")+"; memory limits of pods are not reliable there", "On each of them, run `swapoff -a` and remove the swap from /etc/fstab.", on...)
 	}
 }
+
+// addresses reports addresses of hosts that the kernel does not use. What cannot be reached there is reported by itself; this is why.
+func (f *findings) addresses() {
+	for _, h := range f.present.Spec.Hosts {
+		seen := f.Facts(h.Name)
+		if seen == nil {
+			continue
+		}
+		for _, own := range h.AllAddresses() {
+			if at, has := seen.Interface(own); has && at.Unusable() != "" {
+				f.add(RuleAddress, Warning, fmt.Sprintf("%s cannot use its address %s on %s: %s", h.Name, own, at.Interface, at.Unusable()), at.FixUnusable(), h.Name)
+			}
+		}
+	}
+}

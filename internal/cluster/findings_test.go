@@ -888,6 +888,13 @@ var findingCases = []struct {
 		}
 	}, margins(1, 1, 1, 1), []string{"warning: swap is on: w-a, w-b;"}},
 
+	{"a-duplicate-address", func(f fixture) { f.Seen.Hosts["w-a"].Facts.Addresses[0].Duplicate = true }, margins(1, 1, 1, 1), []string{"warning: w-a cannot use its address"}},
+	{"a-tentative-address", func(f fixture) { f.Seen.Hosts["cp-a"].Facts.Addresses[0].Tentative = true }, margins(1, 1, 1, 1), []string{"warning: cp-a cannot use its address"}},
+	{"a-duplicate-that-is-not-ours", func(f fixture) {
+		own := f.Seen.Hosts["w-a"].Facts
+		own.Addresses = append(own.Addresses, facts.Address{IP: "fd00::9", Prefix: 64, Interface: "eth7", Duplicate: true})
+	}, margins(1, 1, 1, 1), nil},
+
 	// Backups. The last one is an hour old, and one is due every six hours.
 	{"backups", func(f fixture) { f.Backups() }, margins(1, 1, 1, 1), nil},
 	{"backups-from-the-future", func(f fixture) { r := f.Backups(); r.Last.Time = r.Now.AddDate(1, 0, 0) }, margins(1, 1, 1, 1), []string{"warning: the last backup does not count as a good one: by the clock of cp-b, it was taken 365 days in the future"}},

@@ -160,10 +160,22 @@ func (s *State) fixed() (out []Difference, _ *Refusal) {
 // OtherMachines refuses an operation on hosts while the spec has them at other machines than the cluster: what is done to a host through the API, by its
 // name, and what is done on its machine would be done to two of them. It is nil if no host was renamed, and none has another address.
 func (s *State) OtherMachines() *Refusal {
-	var why, fix, on []string
+	why, fix, on := s.otherMachines()
+	if len(why) == 0 {
+		return nil
+	}
+	return &Refusal{Rule: RuleFixed, Subjects: on, Why: whyOtherMachines(why), Fix: strings.Join(slices.Compact(fix), "\n")}
+}
+
+func whyOtherMachines(why []string) string {
+	return "the spec has hosts at other machines than the cluster: " + strings.Join(why, "; ")
+}
+
+// otherMachines are the differences, what to do about each of them, and the hosts.
+func (s *State) otherMachines() (why, fix, on []string) {
 	edits, err := s.Edits()
 	if err != nil {
-		return nil // nothing can be compared; apply says why
+		return nil, nil, nil // nothing can be compared; apply says why
 	}
 	for _, e := range edits {
 		if e.Meaning == spec.Fixed && e.Host != "" && (e.Kind == spec.Added || e.Path == "spec.hosts["+e.Host+"].address") {
@@ -176,10 +188,7 @@ func (s *State) OtherMachines() *Refusal {
 			fix = append(fix, "Give each host in the spec the address that it has in the cluster.")
 		}
 	}
-	if len(why) == 0 {
-		return nil
-	}
-	return &Refusal{Rule: RuleFixed, Subjects: on, Why: "the spec has hosts at other machines than the cluster: " + strings.Join(why, "; "), Fix: strings.Join(slices.Compact(fix), "\n")}
+	return why, fix, on
 }
 
 // Differences compares everything that says which cluster this is with the spec, by what was observed.

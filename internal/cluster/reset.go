@@ -2,6 +2,9 @@ package cluster
 
 import (
 	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
 	"strings"
 
 	"quorate.dev/quorate/internal/facts"
@@ -29,6 +32,90 @@ func (s *State) NotOurs() *Refusal {
 			Fix: "To remove hosts from it, or all of it, use what it was built with, such as `kubeadm reset` on a host."}
 	}
 	return nil
+}
+
+// MissesMachines refuses to remove the whole cluster while the spec has hosts at other machines than the cluster: a machine of the cluster would keep running, with
+// all that it stores, and one that has nothing to do with it would be reset. It is nil if nothing that can be asked says so.
+func (s *State) MissesMachines() *Refusal {
+	why, _, on := s.otherMachines()
+	miss := func(host, format string, args ...any) {
+		if !slices.Contains(on, host) {
+			why, on = append(why, fmt.Sprintf(format, args...)), append(on, host)
+		}
+	}
+	if !s.Spec.ExistingEtcd() {
+		for _, m := range s.Seen.Etcd { // which answers also where no API server does
+			h, known := s.present.Host(s.MemberHost(m))
+			if at := peerAddress(m.PeerURL); known && at != "" && !m.Stranger() && !slices.Contains(h.AllAddresses(), at) {
+				miss(h.Name, "etcd has the member %s at %s, and the spec has that host at %s", h.Name, at, h.Address)
+			}
+		}
+	}
+	for _, h := range s.Spec.Spec.Hosts {
+		f := s.Facts(h.Name)
+		if f == nil || len(f.Addresses) == 0 || !s.Cleared(h.Name) {
+			continue
+		}
+		if _, has := f.Interface(h.Address); !has {
+			miss(h.Name, "the machine that SSH reaches at %s, which is %s in the spec, does not have the address %s, and nothing of the cluster", h.SSHAddress(), h.Name, h.Address)
+		}
+	}
+	if len(why) == 0 {
+		return nil
+	}
+	return &Refusal{Rule: RuleFixed, Subjects: on, Why: whyOtherMachines(why),
+		Fix: "Give the hosts in the spec the names and addresses that they have in the cluster, and run `quorate reset --all` again. Then edit the spec; `quorate apply` builds a new cluster."}
+}
+
+// Beyond names machines that parts of the cluster know and that no host of the spec is, while the API cannot say which hosts the cluster has: they may be part of it, or have
+// left it.
+func (s *State) Beyond() (out []string) {
+	if s.Seen.API != nil {
+		return nil
+	}
+	var known []string
+	for _, h := range slices.Concat(s.present.Spec.Hosts, s.listed) {
+		known = append(known, h.AllAddresses()...)
+	}
+	add := func(address, format string, args ...any) {
+		if address == "" || slices.Contains(known, address) {
+			return
+		}
+		known = append(known, address)
+		out = append(out, fmt.Sprintf("the machine at %s, which is no host of the spec: %s. If it is part of the cluster, add it to the spec, and run `quorate reset --all` again", address, fmt.Sprintf(format, args...)))
+	}
+	if !s.Spec.ExistingEtcd() {
+		for _, m := range s.Seen.Etcd {
+			add(peerAddress(m.PeerURL), "etcd has the member %s there", m.Name)
+		}
+	}
+	for _, h := range s.Spec.Spec.Hosts {
+		if f := s.Facts(h.Name); f != nil {
+			for _, member := range f.Kubernetes.EtcdInitial {
+				name, peer, _ := strings.Cut(member, "=")
+				add(peerAddress(peer), "the etcd of %s began with the member %s there", h.Name, name)
+			}
+		}
+		if b := s.Seen.Hosts[h.Name].Balancer; b != nil && b.WrittenFor == s.Spec.Metadata.Name {
+			for _, peer := range b.Peers {
+				add(peer, "it is a peer of the load balancer %s", h.Name)
+			}
+		}
+	}
+	return out
+}
+
+// peerAddress is the IP address in the URL of an etcd member; empty if it has none.
+func peerAddress(peer string) string {
+	u, err := url.Parse(peer)
+	if err != nil {
+		return ""
+	}
+	a, err := netip.ParseAddr(u.Hostname())
+	if err != nil {
+		return ""
+	}
+	return a.String()
 }
 
 // Resetting says that a reset of some host began and did not end.

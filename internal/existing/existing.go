@@ -79,7 +79,7 @@ func Outline(api *facts.API, g Given) *spec.Cluster {
 	}
 	s.Hosts = slices.Concat(s.Hosts, workers, given)
 	for i := range s.Hosts {
-		s.Hosts[i].SSH = orUsual(s.Hosts[i].SSH, g.SSH)
+		s.Hosts[i].SSH = s.Hosts[i].SSH.Or(g.SSH)
 	}
 	if k := api.Kubeadm; k != nil && len(k.EtcdEndpoints) > 0 {
 		s.ControlPlane.Topology = spec.TopologyExternal
@@ -124,15 +124,6 @@ func adding(h, more spec.Host) spec.Host {
 	}
 	h.FrontAddress, h.FailsWith, h.SSH = more.FrontAddress, more.FailsWith, more.SSH
 	return h
-}
-
-// orUsual fills in how a host is reached that does not say it.
-func orUsual(s, usual spec.SSH) spec.SSH {
-	if s.Jump == "" { // a jump host of its own has a key of its own
-		s.JumpKeyFile = cmp.Or(s.JumpKeyFile, usual.JumpKeyFile)
-	}
-	return spec.SSH{Address: s.Address, User: cmp.Or(s.User, usual.User), Port: cmp.Or(s.Port, usual.Port), KeyFile: cmp.Or(s.KeyFile, usual.KeyFile),
-		KnownHostsFile: cmp.Or(s.KnownHostsFile, usual.KnownHostsFile), HostKey: s.HostKey, Jump: cmp.Or(s.Jump, usual.Jump), JumpKeyFile: s.JumpKeyFile}
 }
 
 // etcdOf is an etcd that the cluster uses and that is on none of its hosts, as far as kubeadm's configuration and the flags say.
@@ -275,7 +266,7 @@ func (d *describer) hosts() {
 func (d *describer) unreachable() {
 	for _, h := range d.c.Spec.Hosts {
 		if why := d.obs.Hosts[h.Name].Error; why != "" {
-			d.note("%s could not be reached from here: %s. It is in the spec all the same, but a cluster is adopted only if all of it can be examined. If this machine cannot reach the hosts directly, use a jump host (--ssh-jump, ssh.jump in the spec), such as %s.",
+			d.note("%s could not be reached from here: %s. It is in the spec all the same, but a cluster is adopted only if all of it can be examined. If this machine reaches the host elsewhere, such as at a gateway with a port for each host, set ssh.address and ssh.port. If it cannot reach the hosts directly, use a jump host (--ssh-jump, ssh.jump in the spec), such as %s.",
 				d.names[h.Name], strings.TrimPrefix(why, h.Name+": "), d.g.Login)
 		}
 	}

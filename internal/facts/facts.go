@@ -4,6 +4,7 @@ package facts
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -173,6 +174,29 @@ type Address struct {
 	Prefix    int    `json:"prefix"` // bits
 	Interface string `json:"interface"`
 	MAC       string `json:"mac,omitempty"` // of the interface
+	// Duplicate says that the kernel does not use the address, because it has found another machine that has it. Only IPv6 has that; the kernel never looks again.
+	Duplicate bool `json:"duplicate,omitempty"`
+	// Tentative says that the kernel does not use the address yet: it still looks whether another machine has it, or cannot look, because the interface is down.
+	Tentative bool `json:"tentative,omitempty"`
+}
+
+// Unusable says why no program can use the address; empty if programs can.
+func (a Address) Unusable() string {
+	switch {
+	case a.Duplicate:
+		return "another machine in the network has it, too (dadfailed)"
+	case a.Tentative:
+		return "the kernel has not found out yet whether another machine has it, too (tentative)"
+	}
+	return ""
+}
+
+// FixUnusable is what to do about an address that is not usable, on its interface.
+func (a Address) FixUnusable() string {
+	if a.Duplicate {
+		return fmt.Sprintf("Find that machine: `ip -6 neigh show dev %s` and `ndisc6 %s %s` name its hardware address. Give one of the two another address. Then remove the address from the interface and add it again, or restart the host: the kernel does not look again by itself.", a.Interface, a.IP, a.Interface)
+	}
+	return fmt.Sprintf("It takes a second or two. If it lasts, check that %s is up and has a link (`ip link show %[1]s`).", a.Interface)
 }
 
 // SysctlFile is the file of a kernel setting. A slash in a name stands for a dot, as in the names of interfaces: see sysctl.d(5).

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"slices"
@@ -96,7 +97,8 @@ func (d *dialer) client(ctx context.Context, t Target) (*ssh.Client, *newKey, er
 	}
 	var last *HostKeyError
 	for {
-		config := &ssh.ClientConfig{User: t.User, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys[0]...)}, HostKeyAlgorithms: algorithms,
+		signed := false // a client signs with the keys that the host says it accepts
+		config := &ssh.ClientConfig{User: t.User, Auth: []ssh.AuthMethod{ssh.PublicKeys(witnessed(keys[0], &signed)...)}, HostKeyAlgorithms: algorithms,
 			HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error { return check.check(key) }}
 		nc, err := d.connect(ctx, t, addr)
 		if err != nil {
@@ -125,11 +127,11 @@ func (d *dialer) client(ctx context.Context, t Target) (*ssh.Client, *newKey, er
 				continue
 			}
 			err = wrong
-		case refusesKeys(err) && len(keys) > 1:
+		case refusesKeys(err) && len(keys) > 1 && !signed:
 			keys = keys[1:]
 			continue
 		default:
-			err = d.explain(err, t)
+			err = d.explain(err, t, signed)
 		}
 		return nil, nil, fmt.Errorf("%s: SSH to %s@%s: %w", t.Name, t.User, addr, err)
 	}
@@ -323,8 +325,65 @@ func jumpTarget(t Target) (Target, error) {
 	return j, nil
 }
 
-// errNoKey says that a host answers and lets nobody in.
-var errNoKey = errors.New("no key was accepted")
+// Why a host answers and lets nobody in.
+var (
+	errNoKey    = errors.New("no key was accepted")
+	errKeyAlone = errors.New("the host accepted the key, and refused the login")
+)
+
+// witness notes that its key was used to sign.
+type witness struct {
+	ssh.Signer
+	signed *bool
+}
+
+func (w witness) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
+	*w.signed = true
+	return w.Signer.Sign(rand, data)
+}
+
+// algorithmWitness is a witness whose key can sign with several algorithms.
+type algorithmWitness struct {
+	witness
+	with ssh.AlgorithmSigner
+}
+
+func (w algorithmWitness) SignWithAlgorithm(rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
+	*w.signed = true
+	return w.with.SignWithAlgorithm(rand, data, algorithm)
+}
+
+// choosyWitness is a witness whose key says with which algorithms it can sign.
+type choosyWitness struct {
+	algorithmWitness
+	ssh.MultiAlgorithmSigner
+}
+
+func (w choosyWitness) PublicKey() ssh.PublicKey { return w.Signer.PublicKey() }
+
+func (w choosyWitness) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
+	return w.witness.Sign(rand, data)
+}
+
+func (w choosyWitness) SignWithAlgorithm(rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
+	return w.algorithmWitness.SignWithAlgorithm(rand, data, algorithm)
+}
+
+// witnessed are keys that note whether one of them was used to sign.
+func witnessed(keys []ssh.Signer, signed *bool) (out []ssh.Signer) {
+	for _, k := range keys {
+		w := witness{k, signed}
+		switch with := k.(type) {
+		case ssh.MultiAlgorithmSigner:
+			out = append(out, choosyWitness{algorithmWitness{w, with}, with})
+		case ssh.AlgorithmSigner:
+			out = append(out, algorithmWitness{w, with})
+		default:
+			out = append(out, w)
+		}
+	}
+	return out
+}
 
 // refusesKeys reports whether a host let nobody in, or ended the connection because too many keys were tried.
 func refusesKeys(err error) bool {
@@ -332,16 +391,24 @@ func refusesKeys(err error) bool {
 	return strings.Contains(said, "unable to authenticate") || strings.Contains(said, "too many authentication failures")
 }
 
-func (d *dialer) explain(err error, t Target) error {
+func (d *dialer) explain(err error, t Target, signed bool) error {
 	if !refusesKeys(err) {
 		return err
+	}
+	keyField, userField := "ssh.keyFile", "ssh.user"
+	if t.relay {
+		keyField, userField = "ssh.jumpKeyFile", "the user in ssh.jump"
+	}
+	if signed {
+		return fmt.Errorf("%w of user %s: it wants more than a key, such as a code or a password (AuthenticationMethods in its sshd_config), or does not let this user in. Let the user log in with a key alone, or change %s; the host's journal says why it refused (`journalctl -u ssh -u sshd`)",
+			errKeyAlone, t.User, userField)
 	}
 	if end := d.access.expired(t.KeyFile); !end.IsZero() {
 		return fmt.Errorf("%w for user %s: the certificate of %s expired at %s; get a new one", errNoKey, t.User, t.KeyFile, end.UTC().Format(time.RFC3339))
 	}
-	advice := "put the public key into the host's authorized_keys, or set ssh.keyFile"
+	advice := "put the public key into the host's authorized_keys, or set " + keyField
 	if untried := d.access.untried(); t.KeyFile == "" && len(untried) > 0 {
-		advice += "; what was not tried, because it has a passphrase: " + strings.Join(untried, ", ") + " (load it into the agent with ssh-add, or name it as ssh.keyFile)"
+		advice += "; what was not tried, because it has a passphrase: " + strings.Join(untried, ", ") + " (load it into the agent with ssh-add, or name it as " + keyField + ")"
 	}
 	return fmt.Errorf("%w for user %s: %s", errNoKey, t.User, advice)
 }

@@ -186,6 +186,38 @@ func TestUserCertificates(t *testing.T) {
 	works(t, t.Context(), plain.target)
 }
 
+// TestAKeyIsNotEnough: a host that accepts the key and then asks for a code has not refused the key. Other keys are of no use there.
+func TestAKeyIsNotEnough(t *testing.T) {
+	refused := func(t *testing.T, target host.Target) {
+		t.Helper()
+		_, err := host.Dial(t.Context(), target)
+		if err == nil || strings.Contains(err.Error(), "no key was accepted") {
+			t.Fatalf("got %v", err)
+		}
+		for _, part := range []string{"the host accepted the key, and refused the login of user root", "AuthenticationMethods", "with a key alone"} {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%q is not in %v", part, err)
+			}
+		}
+	}
+	gate := serve(t, sshtest.Options{SecondFactor: true})
+	refused(t, gate.target)
+	behind := serve(t, sshtest.Options{})
+	behind.target.Jump, behind.target.JumpKeyFile = "root@127.0.0.1:"+strconv.Itoa(gate.Port()), gate.target.KeyFile
+	refused(t, behind.target)
+	if _, err := host.Dial(t.Context(), behind.target); err == nil || !strings.Contains(err.Error(), "the user in ssh.jump") {
+		t.Errorf("a jump host: %v", err)
+	}
+	right, public := newKey(t)
+	keys := []any{right}
+	for range 5 { // more than are tried in one connection
+		other, _ := newKey(t)
+		keys = append(keys, other)
+	}
+	runAgent(t, keys...)
+	refused(t, serve(t, sshtest.Options{SecondFactor: true, Key: public}).target)
+}
+
 // TestJumpHostsOneAfterTheOther also has a key for jump hosts that the host does not accept.
 func TestJumpHostsOneAfterTheOther(t *testing.T) {
 	s := serve(t, sshtest.Options{})
@@ -195,7 +227,7 @@ func TestJumpHostsOneAfterTheOther(t *testing.T) {
 	}
 	first, second := serve(t, sshtest.Options{Key: public, User: "ops"}), serve(t, sshtest.Options{Key: public})
 	s.target.Jump = "ops@127.0.0.1:" + strconv.Itoa(first.Port()) + ",127.0.0.1:" + strconv.Itoa(second.Port())
-	if _, err := host.Dial(t.Context(), s.target); err == nil || !strings.Contains(err.Error(), "no key was accepted for user ops") {
+	if _, err := host.Dial(t.Context(), s.target); err == nil || !strings.Contains(err.Error(), "no key was accepted for user ops") || !strings.Contains(err.Error(), "set ssh.jumpKeyFile") {
 		t.Errorf("the key of the host on a jump host: %v", err)
 	}
 	s.target.JumpKeyFile = jumpKey

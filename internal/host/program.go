@@ -10,6 +10,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -60,6 +61,9 @@ func (d *dialer) run(ctx context.Context, client *ssh.Client, t Target, script, 
 	asker.settle()
 	if asker.times() > 1 {
 		return nil, fmt.Errorf("sudo does not accept the password of %s", t.User)
+	}
+	if question := asker.unanswered(); question != "" {
+		return nil, fmt.Errorf("sudo asks %s for something that Quorate does not answer: %q. If it is the password, as a module of PAM asks for it, add `Defaults passprompt_override` to its sudoers file. If it is a second factor, allow %[1]s to use sudo without it", t.User, question)
 	}
 	if ctx.Err() != nil {
 		werr = context.Cause(ctx)
@@ -150,9 +154,44 @@ type asker struct {
 	prompt        []byte
 	reply, giveUp func()
 
-	mu      sync.Mutex
-	pending []byte
-	asked   int
+	mu       sync.Mutex
+	pending  []byte
+	asked    int
+	question string // that stood there for questionPatience
+	waiting  *time.Timer
+}
+
+// questionPatience is how long a line that looks like a question may be the last thing that was printed.
+const questionPatience = 5 * time.Second
+
+// notice waits for the end of a question that is none of sudo's own: somebody else asks, and nobody will answer.
+func (a *asker) notice() {
+	if a.waiting != nil {
+		a.waiting.Stop()
+		a.waiting = nil
+	}
+	lines := strings.Split(a.tail.raw()+string(a.pending), "\n")
+	last := strings.TrimSpace(lines[len(lines)-1])
+	if !strings.HasSuffix(last, ":") && !strings.HasSuffix(last, "?") {
+		return
+	}
+	var timer *time.Timer
+	timer = time.AfterFunc(questionPatience, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.waiting == timer { // nothing followed
+			a.question = last
+			a.giveUp()
+		}
+	})
+	a.waiting = timer
+}
+
+// unanswered is the question that nobody answered; empty if there was none.
+func (a *asker) unanswered() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return printable(a.question)
 }
 
 func (a *asker) Write(b []byte) (int, error) {
@@ -180,6 +219,7 @@ func (a *asker) Write(b []byte) (int, error) {
 		a.tail.Write(a.pending[:i]) //nolint:errcheck // it never fails
 		a.pending = bytes.Clone(a.pending[i:])
 	}
+	a.notice()
 	return len(b), nil
 }
 
@@ -189,6 +229,10 @@ func (a *asker) settle() {
 	defer a.mu.Unlock()
 	a.tail.Write(a.pending) //nolint:errcheck // it never fails
 	a.pending, a.prompt = nil, nil
+	if a.waiting != nil {
+		a.waiting.Stop()
+		a.waiting = nil
+	}
 }
 
 // times is how often sudo has asked. The second time, the password was wrong.

@@ -45,7 +45,7 @@ func (s *Set) Retry(ctx context.Context) []string {
 	for _, u := range s.errs {
 		_, wrongKey := errors.AsType[*HostKeyError](u.err)
 		_, unconfirmed := errors.AsType[*UnconfirmedError](u.err)
-		if !wrongKey && !unconfirmed && !errors.Is(u.err, errNoKey) {
+		if !wrongKey && !unconfirmed && !errors.Is(u.err, errNoKey) && !errors.Is(u.err, errKeyAlone) {
 			targets = append(targets, u.target)
 		}
 	}

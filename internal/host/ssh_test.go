@@ -173,6 +173,29 @@ func TestSudo(t *testing.T) {
 	}
 }
 
+// TestSudoAsksForSomethingElse: a question of PAM's own is no prompt of sudo's. The password is no answer to it, and there is no other one.
+func TestSudoAsksForSomethingElse(t *testing.T) {
+	for name, o := range map[string]sshtest.Options{
+		"a second factor":         {User: "ops", SudoPassword: "secret", SudoAsks: "Duo two-factor login for ops\n\nPasscode or option (1-2): "},
+		"a prompt of sssd's own":  {User: "ops", SudoAsks: "Password for ops@EXAMPLE.COM: "},
+		"a question without more": {User: "ops", SudoAsks: "Code?"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, o).known(t)
+			begin := time.Now()
+			_, err := host.Dial(host.WithAccess(t.Context(), &host.Access{SudoPassword: "secret"}), s.target)
+			lines := strings.Split(o.SudoAsks, "\n")
+			if err == nil || !strings.Contains(err.Error(), strconv.Quote(strings.TrimSpace(lines[len(lines)-1]))) || !strings.Contains(err.Error(), "passprompt_override") || strings.Contains(err.Error(), "secret") {
+				t.Errorf("got %v", err)
+			}
+			if took := time.Since(begin); took > 30*time.Second {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}
+
 // TestSudoAsked: who logs in later without a password has to know that it was needed, and not only that there was one.
 func TestSudoAsked(t *testing.T) {
 	for asks, want := range map[string]bool{"": false, "secret": true} {

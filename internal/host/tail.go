@@ -30,11 +30,13 @@ func (t *tail) raw() string {
 }
 
 // String returns the text without control characters, which could change what a terminal shows of the rest.
-func (t *tail) String() string {
+func (t *tail) String() string { return printable(t.raw()) }
+
+func printable(s string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f {
 			return -1
 		}
 		return r
-	}, t.raw()))
+	}, s))
 }

@@ -68,7 +68,7 @@ func neighbours(c *spec.Cluster, h spec.Host, obs *facts.Observation) []string {
 
 // portsOf are the ports on which the host listens while it works.
 func portsOf(c *spec.Cluster, h spec.Host) []string {
-	ports := []string{strconv.Itoa(h.SSH.Port)}
+	ports := []string{strconv.Itoa(h.SSHPort())}
 	if h.IsNode() {
 		ports = append(ports, "10250")
 	}

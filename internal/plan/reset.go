@@ -115,7 +115,13 @@ func (b *builder) takesPart(h spec.Host) bool {
 
 // ResetAll plans the end of the whole cluster, in whatever condition it is. Hosts that cannot be reached are left as they are.
 func ResetAll(s *cluster.State) (*Plan, error) {
+	for _, r := range []*cluster.Refusal{s.NotOurs(), s.MissesMachines()} {
+		if r != nil {
+			return nil, r
+		}
+	}
 	b := resetBuilder(s)
+	b.out.Notes = append(b.out.Notes, s.Beyond()...)
 	var before []*Step
 	all := s.Present().Spec.Hosts
 	for _, h := range s.Removed() { // they were removed while they were down

@@ -88,6 +88,84 @@ func TestAWholeClusterIsResetInAnyCondition(t *testing.T) {
 	}
 }
 
+// TestAWholeClusterIsResetOnItsOwnMachines: a spec whose addresses or names were edited after the build leads to other machines. The former ones would keep running.
+func TestAWholeClusterIsResetOnItsOwnMachines(t *testing.T) {
+	host := func(f clustertest.Fixture, name string) *spec.Host { return editedHost(f.Spec, name) }
+	empty := func(f clustertest.Fixture, name string, addresses ...string) {
+		var all []facts.Address
+		for _, a := range addresses {
+			all = append(all, facts.Address{IP: a, Prefix: 24, Interface: "eth0"})
+		}
+		f.Seen.Hosts[name] = facts.Host{Facts: &facts.Facts{Addresses: all}}
+	}
+	for name, tc := range map[string]struct {
+		edit func(clustertest.Fixture)
+		want []string
+	}{
+		"a worker moved": {func(f clustertest.Fixture) {
+			host(f, "w-a").Address = "10.0.0.77"
+			empty(f, "w-a", "10.0.0.77")
+		}, []string{"spec.hosts[w-a].address", "10.0.0.77"}},
+		"a control plane moved": {func(f clustertest.Fixture) {
+			host(f, "cp-b").Address = "10.0.0.77"
+			empty(f, "cp-b", "10.0.0.77")
+		}, []string{"spec.hosts[cp-b].address", "10.0.0.77"}},
+		"a load balancer was renamed": {func(f clustertest.Fixture) {
+			host(f, "lb-b").Name = "lb-x"
+			f.Seen.Hosts["lb-x"] = f.Seen.Hosts["lb-b"]
+		}, []string{"spec.hosts[lb-x]"}},
+		"a control plane moved, and the API does not answer": {func(f clustertest.Fixture) {
+			f.Silent()
+			host(f, "cp-b").Address = "10.0.0.77"
+			empty(f, "cp-b", "10.0.0.77")
+		}, []string{"etcd has the member cp-b at ", "10.0.0.77"}},
+		"SSH leads to another machine": {func(f clustertest.Fixture) {
+			f.Silent()
+			host(f, "w-a").SSH.Address = "203.0.113.1"
+			empty(f, "w-a", "10.9.9.9")
+		}, []string{"reaches at 203.0.113.1", "w-a", "does not have the address"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := clustertest.Whole()
+			text, err := spec.NewRecord(f.Spec).Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.Seen.API.Record = string(text)
+			tc.edit(f)
+			p, r := resetPlan(t, f)
+			if r == nil {
+				t.Fatalf("%d steps", len(p.Steps))
+			}
+			if r.Rule != cluster.RuleFixed || !strings.Contains(r.Fix, "reset --all") {
+				t.Errorf("%+v", r)
+			}
+			for _, part := range tc.want {
+				if !strings.Contains(r.Why, part) {
+					t.Errorf("%q is not in %q", part, r.Why)
+				}
+			}
+		})
+	}
+	t.Run("what may be part of it is named", func(t *testing.T) {
+		f := clustertest.Whole()
+		f.Silent()
+		f.Seen.Etcd = nil
+		f.Kubernetes("cp-a").EtcdInitial = []string{"cp-z=https://10.9.9.9:2380"}
+		f.Seen.Hosts["lb-a"].Balancer.Peers = []string{"10.9.9.8"}
+		p, r := resetPlan(t, f)
+		if r != nil {
+			t.Fatal(r)
+		}
+		notes := strings.Join(p.Notes, "\n")
+		for _, part := range []string{"10.9.9.9", "the etcd of cp-a began with the member cp-z", "10.9.9.8", "peer of the load balancer lb-a"} {
+			if !strings.Contains(notes, part) {
+				t.Errorf("%q is not in %q", part, notes)
+			}
+		}
+	})
+}
+
 // TestOthersClustersAreNotReset.
 func TestOthersClustersAreNotReset(t *testing.T) {
 	for name, tc := range map[string]struct {

@@ -375,6 +375,11 @@ func (j *judge) identity(h spec.Host, f *facts.Facts, _ facts.Inspection) {
 		j.add(failure, "address", on, "Put an address that the host has into the spec: etcd, the kubelet and keepalived bind to it.",
 			"no interface of %s has the address %s; it has %s", h.Name, h.Address, listed(f))
 	}
+	for _, own := range h.AllAddresses() {
+		if at, ok := f.Interface(own); ok && at.Unusable() != "" {
+			j.add(failure, "address", on, at.FixUnusable(), "%s cannot use its address %s on %s: %s", h.Name, own, at.Interface, at.Unusable())
+		}
+	}
 	first, _ := f.Interface(h.Address)
 	switch second, ok := f.Interface(h.SecondaryAddress); {
 	case h.SecondaryAddress == "":

@@ -363,6 +363,8 @@ func TestFindings(t *testing.T) {
 		}, failure, "clock", "", "ahead of that of this machine: it would reject the certificates", "timedatectl"},
 		{"no time service", func(w world) { w.in("cp-b", func(i *facts.Inspection) { i.ClockKept = false }) }, warning, "clock", "cp-b", "no time service", "chrony"},
 		{"another address", func(w world) { w.facts("cp-a").Addresses[0].IP = "192.168.1.5" }, failure, "address", "cp-a", "no interface of cp-a has the address 10.0.0.11; it has 192.168.1.5 on eth0", "spec"},
+		{"a duplicate address", func(w world) { w.facts("cp-a").Addresses[0].Duplicate = true }, failure, "address", "cp-a", "cp-a cannot use its address 10.0.0.11 on eth0: another machine in the network has it", "ip -6 neigh show dev eth0"},
+		{"a tentative address", func(w world) { w.facts("cp-a").Addresses[0].Tentative = true }, failure, "address", "cp-a", "cp-a cannot use its address 10.0.0.11 on eth0: the kernel has not found out", "ip link show eth0"},
 		{"another name", func(w world) { w.facts("cp-a").Hostname, w.facts("cp-b").Hostname = "localhost", "CP-B.example.com" }, warning, "hostname", "cp-a", "localhost", "hostnamectl set-hostname cp-a"},
 		{"clones", func(w world) { w.facts("cp-a").MachineID, w.facts("worker-a").MachineID = "same", "same" }, failure, "machine-id", "cp-a worker-a", "same", "systemd-machine-id-setup"},
 		{"no machine-id", func(w world) { w.facts("cp-a").MachineID = "" }, failure, "machine-id", "cp-a", "empty", "systemd-machine-id-setup"},

@@ -3,9 +3,7 @@ package preflight
 import (
 	"fmt"
 	"maps"
-	"net"
 	"slices"
-	"strconv"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
@@ -35,7 +33,7 @@ func WatchPaths(s *cluster.State, all bool) (out []facts.Path) {
 			}
 			known := has(from.Name, func(w *facts.Watch) bool { return w.Config != nil }) && has(to.Name, func(w *facts.Watch) bool { return w.Admits != nil })
 			if all || !known {
-				out = append(out, facts.Path{From: from.Name, To: to.Name, Address: to.Address, Proto: facts.TCP, Port: to.SSH.Port, For: use})
+				out = append(out, facts.Path{From: from.Name, To: to.Name, Address: to.Address, Proto: facts.TCP, Port: to.SSHPort(), For: use})
 			}
 		}
 	}
@@ -80,16 +78,16 @@ func JudgeWatch(s *cluster.State, seen facts.WatchProbe) []cluster.Finding {
 	for _, w := range ways {
 		to, _ := j.c.Host(w.to)
 		through := ""
-		fix := fmt.Sprintf("Allow TCP from the control planes to port %d of %s. ", to.SSH.Port, to.Address)
+		fix := fmt.Sprintf("Allow TCP from the control planes to port %d of %s. ", to.SSHPort(), to.Address)
 		if to.SSH.Jump != "" {
 			through = ". This machine reaches it through " + to.SSH.Jump + ", which control planes do not use"
 		} else if to.SSH.Address != "" {
 			through = ". This machine reaches it at " + to.SSH.Address + ", which control planes do not use"
-			fix = fmt.Sprintf("Have sshd listen at %s on port %d, and allow TCP from the control planes. ", to.Address, to.SSH.Port)
+			fix = fmt.Sprintf("Have sshd listen at %s on port %d, and allow TCP from the control planes. If it listens on another port there, set ssh.hostPort. ", to.Address, to.SSHPort())
 		}
 		slices.Sort(from[w])
 		j.add(failure, WatchCheck, []string{w.to}, fix+fixWatchPath(s),
-			"%s cannot log in to %s (%s), for %s: %s%s", few(from[w]), to.Name, net.JoinHostPort(to.Address, strconv.Itoa(to.SSH.Port)), use, why(w.outcome, w.detail), through)
+			"%s cannot log in to %s (%s), for %s: %s%s", few(from[w]), to.Name, to.Inside(), use, why(w.outcome, w.detail), through)
 	}
 	for _, name := range slices.Sorted(maps.Keys(seen.Errors)) {
 		j.add(failure, WatchCheck, []string{name}, "Run it again.", "whether %s can log in to the others, for %s, could not be tried: %s", name, use, seen.Errors[name])

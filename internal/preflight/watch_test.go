@@ -127,7 +127,20 @@ func TestWatch(t *testing.T) {
 			c.Spec.Hosts[i].SSH = spec.SSH{Address: "203.0.113.1", Port: 2201, User: "ops"}
 		}
 	}
-	if found := JudgeWatch(state(), facts.WatchProbe{Reach: seen.Reach}); len(found) != 1 || !strings.Contains(found[0].Summary, "at 203.0.113.1, which control planes do not use") || !strings.Contains(found[0].Fix, "sshd listen at 10.0.0.") || !strings.Contains(found[0].Fix, "on port 2201") {
+	if found := JudgeWatch(state(), facts.WatchProbe{Reach: seen.Reach}); len(found) != 1 || !strings.Contains(found[0].Summary, "at 203.0.113.1, which control planes do not use") || !strings.Contains(found[0].Fix, "sshd listen at 10.0.0.") || !strings.Contains(found[0].Fix, "on port 2201") || !strings.Contains(found[0].Fix, "ssh.hostPort") {
+		t.Errorf("%+v", found)
+	}
+	for i, h := range c.Spec.Hosts {
+		if h.Name == "worker-a" { // whose gateway has a port for each host
+			c.Spec.Hosts[i].SSH.HostPort = 2022
+		}
+	}
+	for _, p := range WatchPaths(state(), true) {
+		if want := map[bool]int{true: 2022, false: 22}[p.To == "worker-a"]; p.Port != want {
+			t.Errorf("%s is tried on port %d, want %d", p.To, p.Port, want)
+		}
+	}
+	if found := JudgeWatch(state(), facts.WatchProbe{Reach: seen.Reach}); len(found) != 1 || !strings.Contains(found[0].Summary, ":2022)") || !strings.Contains(found[0].Fix, "on port 2022") {
 		t.Errorf("%+v", found)
 	}
 	if found := JudgeWatch(state(), facts.WatchProbe{Reach: seen.Reach[:1]}); len(found) > 0 {

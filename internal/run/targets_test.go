@@ -13,10 +13,11 @@ func TestHostsAreReachedAtTheirAddressForSSH(t *testing.T) {
 	for i := range c.Spec.Hosts {
 		c.Spec.Hosts[i].Address = "10.0.0.11"
 	}
-	c.Spec.Hosts[0].SSH.Address = "cp-a.mgmt.example.com"
+	c.Spec.Hosts[0].SSH = spec.SSH{Address: "cp-a.mgmt.example.com", User: "root", Port: 2201, HostPort: 2022}
+	c.Spec.Hosts[1].SSH.Port = 2222
 	targets := Targets(c)
-	if targets[0].Address != "cp-a.mgmt.example.com" || targets[1].Address != "10.0.0.11" {
-		t.Errorf("%s at %s, %s at %s", targets[0].Name, targets[0].Address, targets[1].Name, targets[1].Address)
+	if targets[0].Address != "cp-a.mgmt.example.com" || targets[0].Port != 2201 || targets[1].Address != "10.0.0.11" || targets[1].Port != 2222 {
+		t.Errorf("%+v, %+v", targets[0], targets[1])
 	}
 	text, err := spec.Marshal(c)
 	if err != nil {
@@ -26,9 +27,13 @@ func TestHostsAreReachedAtTheirAddressForSSH(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, target := range Targets(inside) {
-		if target.Address != "10.0.0.11" {
-			t.Errorf("a control plane reaches %s at %s", target.Name, target.Address)
+	for i, target := range Targets(inside) {
+		port := 22
+		if i < 2 {
+			port = []int{2022, 2222}[i] // of sshd on the host, and not of the gateway
+		}
+		if target.Address != "10.0.0.11" || target.Port != port {
+			t.Errorf("a control plane reaches %s at %s, port %d", target.Name, target.Address, target.Port)
 		}
 	}
 }

@@ -131,8 +131,8 @@ func clusterOf(config watch.Config) (*spec.Cluster, error) {
 	c.Default()
 	c = c.WithContents(config.Files)
 	for i := range c.Spec.Hosts {
-		ssh := &c.Spec.Hosts[i].SSH
-		ssh.Address, ssh.KeyFile, ssh.KnownHostsFile, ssh.HostKey, ssh.Jump, ssh.JumpKeyFile = "", facts.WatchKeyFile, facts.WatchKnownHostsFile, "", "", ""
+		h := &c.Spec.Hosts[i]
+		h.SSH = spec.SSH{User: h.SSH.User, Port: h.SSHPort(), KeyFile: facts.WatchKeyFile, KnownHostsFile: facts.WatchKnownHostsFile}
 	}
 	return c, nil
 }

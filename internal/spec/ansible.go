@@ -50,6 +50,9 @@ func ReadAnsible(data []byte, file string, o AnsibleOptions) (*Ansible, error) {
 	if len(r.errs) > 0 {
 		return nil, r.errs
 	}
+	for _, n := range GatewayPorts(r.out.Options.Hosts) {
+		r.note("%s", n)
+	}
 	r.out.Options.placeOf = r.placeOf
 	return &r.out, nil
 }
@@ -404,7 +407,7 @@ func (r *ansibleReader) hostOf(h *ansibleHost, out *Host, bastion SSH) {
 	reached, internal, access := r.text(h, "ansible_host", "ansible_ssh_host"), r.text(h, "ip"), r.text(h, "access_ip")
 	out.Address = cmp.Or(internal, access)
 	if access != "" && internal != "" && access != internal {
-		r.note("%s has ip (%s) and access_ip (%s). The spec has one address, at which all hosts and Quorate reach it: ip.", h.name, internal, access)
+		r.note("%s has ip (%s) and access_ip (%s). The spec has one address at which the other hosts reach it: ip.", h.name, internal, access)
 	}
 	at, address := cmp.Or(reached, h.name), ""
 	if out.Address == "" {
@@ -419,9 +422,12 @@ func (r *ansibleReader) hostOf(h *ansibleHost, out *Host, bastion SSH) {
 	case out.Address == "" && r.o.Lookup == nil: // something else finds it, or Init misses it
 	case out.Address == "":
 		r.note("%s has no address: `%s` does not resolve to one on this machine. Set ansible_host or ip.", h.name, at)
-	case reached != "" && reached != out.Address && s.Jump == "":
-		r.note(privateNote)
+	case reached != "" && reached != out.Address: // where Ansible logs in, which may be a gateway with a port for each host
+		s.Address = reached
 	}
+	out.SecondaryAddress, out.FrontAddress = r.text(h, "secondary_address", "ip6", "access_ip6"), r.text(h, "front_address")
+	out.FailsWith = r.texts(h, "fails_with")
+	s.HostKey, s.HostPort = strings.TrimSpace(r.text(h, "ssh_host_key")), r.number(h, "ssh_host_port")
 	labels := r.mapping(h, "node_labels")
 	out.Zone = cmp.Or(r.text(h, "zone", "availability_zone", "failure_domain"), r.item(h, "node_labels", labels, "topology.kubernetes.io/zone"))
 	out.Region = cmp.Or(r.text(h, "region"), r.item(h, "node_labels", labels, "topology.kubernetes.io/region"))
@@ -481,6 +487,18 @@ func (r *ansibleReader) settings() {
 		o.Version = "v" + o.Version
 	}
 	o.PodCIDR, o.ServiceCIDR = r.text(first, "kube_pods_subnet"), r.text(first, "kube_service_addresses")
+	pods, services := r.text(first, "kube_pods_subnet_ipv6"), r.text(first, "kube_service_addresses_ipv6")
+	if dual := r.text(first, "enable_dual_stack_networks", "ipv6_stack"); strings.EqualFold(dual, "true") && pods != "" && services != "" && o.PodCIDR != "" && o.ServiceCIDR != "" {
+		o.PodCIDR, o.ServiceCIDR = o.PodCIDR+","+pods, o.ServiceCIDR+","+services
+	}
+	if (o.PodCIDR != "" || o.ServiceCIDR != "") && !strings.Contains(o.PodCIDR+o.ServiceCIDR, ",") {
+		for i := range o.Hosts {
+			if h := &o.Hosts[i]; h.SecondaryAddress != "" {
+				r.note("The addresses of a second IP family (ip6, secondary_address) were left out, because the ranges of pods and Services have one family.")
+				h.SecondaryAddress = ""
+			}
+		}
+	}
 	if plugin := r.text(first, "kube_network_plugin"); plugin != "" && plugin != CNIFlannel {
 		o.CNI = CNINone
 		r.note("The network plugin is %s (kube_network_plugin), which Quorate does not bring: the spec says `cni: none`. Use manifest or chart to have Quorate install yours.", plugin)
@@ -655,6 +673,28 @@ func (r *ansibleReader) text(h *ansibleHost, names ...string) string {
 		r.refuse(h.line, h.name+"."+names[0], "correct the variable", "it must be a text, but it is %s", kindOf(v))
 	}
 	return scalarOf(v)
+}
+
+// texts is a variable that is a list of texts, or one text with commas in it.
+func (r *ansibleReader) texts(h *ansibleHost, name string) (out []string) {
+	switch v := r.get(h, name).(type) {
+	case nil:
+	case string:
+		for s := range strings.SplitSeq(v, ",") {
+			out = append(out, strings.TrimSpace(s))
+		}
+	case []any:
+		for _, x := range v {
+			if _, ok := x.(string); !ok {
+				r.refuse(h.line, h.name+"."+name, "correct the variable", "it must be a list of texts, but it has %s in it", kindOf(x))
+				return nil
+			}
+			out = append(out, x.(string))
+		}
+	default:
+		r.refuse(h.line, h.name+"."+name, "correct the variable", "it must be a list of texts, but it is %s", kindOf(v))
+	}
+	return out
 }
 
 // mapping is a variable that has to be a mapping; nil if it is something else, which a note says.

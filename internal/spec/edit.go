@@ -165,6 +165,7 @@ var editing = map[string]string{
 	"SSH.address":        "How Quorate reaches the host",
 	"SSH.user":           "How Quorate reaches the host",
 	"SSH.port":           "How Quorate reaches the host",
+	"SSH.hostPort":       "How control planes that repair or observe reach the host",
 	"SSH.keyFile":        "How Quorate reaches the host",
 	"SSH.knownHostsFile": "How Quorate reaches the host",
 	"SSH.hostKey":        "How Quorate recognizes the host",

@@ -147,15 +147,25 @@ func (n *Network) fill(hosts []Host) {
 			families = append(families, familyOf(p.Addr()))
 		}
 	}
-	if i := slices.IndexFunc(hosts, func(h Host) bool { return h.Address != "" }); len(families) == 0 && i >= 0 && FamilyOf(hosts[i].Address) == IPv6 {
-		families = []Family{IPv6}
-	}
 	if len(families) == 0 {
-		families = []Family{IPv4}
+		families = addressFamilies(hosts)
 	}
 	pods, services := DefaultRanges(families)
 	fill(&n.PodCIDR, pods)
 	fill(&n.ServiceCIDR, services)
+}
+
+// addressFamilies are the families of the hosts' addresses, that of the first host's address first; IPv4 if no host has an address.
+func addressFamilies(hosts []Host) (out []Family) {
+	for _, of := range []func(Host) string{func(h Host) string { return h.Address }, func(h Host) string { return h.SecondaryAddress }} {
+		if i := slices.IndexFunc(hosts, func(h Host) bool { return FamilyOf(of(h)) != "" }); i >= 0 && !slices.Contains(out, FamilyOf(of(hosts[i]))) {
+			out = append(out, FamilyOf(of(hosts[i])))
+		}
+	}
+	if len(out) == 0 {
+		return []Family{IPv4}
+	}
+	return out
 }
 
 // DefaultRanges are the ranges of a cluster that does not say which it has, for its families.

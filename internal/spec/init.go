@@ -223,8 +223,8 @@ func (o InitOptions) generate() []Host {
 }
 
 // ParseHostFlag reads one host as it is given on a command line:
-// name=cp-a,address=10.0.0.11,role=control-plane,zone=a. role and failsWith may be repeated; sshAddress, user, port, key, hostKey, jump
-// (repeated for several jump hosts) and jumpKey set how SSH reaches it. What the values may be is for [Validate] to say.
+// name=cp-a,address=10.0.0.11,role=control-plane,zone=a. role and failsWith may be repeated; sshAddress, user, port, hostPort, key, knownHosts,
+// hostKey, jump (repeated for several jump hosts) and jumpKey set how SSH reaches it. What the values may be is for [Validate] to say.
 func ParseHostFlag(s string) (Host, error) {
 	var h Host
 	seen := map[string]bool{}
@@ -250,17 +250,26 @@ func ParseHostFlag(s string) (Host, error) {
 			h.Roles = append(h.Roles, value)
 		case "zone":
 			h.Zone = value
+		case "region":
+			h.Region = value
 		case "failsWith":
 			h.FailsWith = append(h.FailsWith, value)
 		case "sshAddress":
 			h.SSH.Address = value
 		case "user":
 			h.SSH.User = value
-		case "port":
-			var err error
-			if h.SSH.Port, err = strconv.Atoi(value); err != nil {
-				return Host{}, fmt.Errorf("reading the host %q: the port %q is not a number", s, value)
+		case "port", "hostPort":
+			n, err := strconv.Atoi(value)
+			if err != nil {
+				return Host{}, fmt.Errorf("reading the host %q: the %s %q is not a number", s, key, value)
 			}
+			if key == "port" {
+				h.SSH.Port = n
+			} else {
+				h.SSH.HostPort = n
+			}
+		case "knownHosts":
+			h.SSH.KnownHostsFile = value
 		case "key":
 			h.SSH.KeyFile = value
 		case "hostKey":
@@ -273,7 +282,7 @@ func ParseHostFlag(s string) (Host, error) {
 		case "jumpKey":
 			h.SSH.JumpKeyFile = value
 		default:
-			keys := []string{"name", "address", "secondaryAddress", "frontAddress", "role", "zone", "failsWith", "sshAddress", "user", "port", "key", "hostKey", "jump", "jumpKey"}
+			keys := []string{"name", "address", "secondaryAddress", "frontAddress", "role", "zone", "region", "failsWith", "sshAddress", "user", "port", "hostPort", "key", "knownHosts", "hostKey", "jump", "jumpKey"}
 			return Host{}, fmt.Errorf("reading the host %q: unknown key %q; %s", s, key, suggest(key, keys, "use "+or(keys)))
 		}
 	}
@@ -294,8 +303,13 @@ func sshFields(s SSH) (string, error) {
 			parts = append(parts, f.name+": "+v)
 		}
 	}
-	if s.Port != 0 {
-		parts = append(parts, fmt.Sprintf("port: %d", s.Port))
+	for _, f := range []struct {
+		name  string
+		value int
+	}{{"port", s.Port}, {"hostPort", s.HostPort}} {
+		if f.value != 0 {
+			parts = append(parts, fmt.Sprintf("%s: %d", f.name, f.value))
+		}
 	}
 	if len(parts) == 0 {
 		return "", nil

@@ -47,6 +47,7 @@ func ReadTerraform(data []byte, file string, zones []string) (*Terraform, error)
 	if len(r.errs) > 0 {
 		return nil, r.errs
 	}
+	r.out.Notes = append(r.out.Notes, GatewayPorts(r.out.Options.Hosts)...)
 	r.out.Options.placeOf, r.out.Options.secret = r.placeOf, r.out.Sensitive
 	return &r.out, nil
 }
@@ -231,17 +232,18 @@ func (r *terraformReader) cluster(v value) {
 }
 
 func (r *terraformReader) host(v value, usual SSH) {
-	m, ok := r.object(v, "name", "address", "private_address", "roles", "zone", "region", "fails_with", "ssh")
+	m, ok := r.object(v, "name", "address", "private_address", "secondary_address", "front_address", "roles", "zone", "region", "fails_with", "ssh")
 	if !ok {
 		r.missing(v)
 		return
 	}
 	h := Host{Name: r.text(v.field("name", m)), Roles: r.texts(v.field("roles", m)), Zone: r.text(v.field("zone", m)), Region: r.text(v.field("region", m)),
-		FailsWith: r.texts(v.field("fails_with", m)), Address: r.text(v.field("address", m)), SSH: r.ssh(v.field("ssh", m), usual)}
+		FailsWith: r.texts(v.field("fails_with", m)), Address: r.text(v.field("address", m)), SecondaryAddress: r.text(v.field("secondary_address", m)),
+		FrontAddress: r.text(v.field("front_address", m)), SSH: r.ssh(v.field("ssh", m), usual)}
 	// Hosts meet each other at this address, which must not be one that a gateway translates.
 	if private := r.text(v.field("private_address", m)); private != "" {
-		if h.Address != "" && h.Address != private && h.SSH.Jump == "" && h.SSH.Address == "" {
-			r.private()
+		if h.Address != private && h.SSH.Jump == "" { // a jump host is in the network of the hosts
+			fill(&h.SSH.Address, h.Address)
 		}
 		h.Address = private
 	}
@@ -254,14 +256,6 @@ func (r *terraformReader) host(v value, usual SSH) {
 func (r *terraformReader) missing(v value) {
 	if v.any == nil {
 		r.refuse(v.path, "remove it, or apply the configuration until every machine has its values", "it is null")
-	}
-}
-
-const privateNote = "For hosts with a public and a private address, Quorate and the other hosts use the private one. If this machine cannot reach it, set ssh.address to the public one, or a jump host (ssh.jump)."
-
-func (r *terraformReader) private() {
-	if !slices.Contains(r.out.Notes, privateNote) {
-		r.note(privateNote)
 	}
 }
 
@@ -291,23 +285,13 @@ func (r *terraformReader) pool(v value) {
 
 // ssh reads how a host is reached; what it does not say is as usual.
 func (r *terraformReader) ssh(v value, usual SSH) SSH {
-	m, ok := r.object(v, "address", "user", "port", "key_file", "known_hosts_file", "host_key", "jump", "jump_key_file")
+	m, ok := r.object(v, "address", "user", "port", "host_port", "key_file", "known_hosts_file", "host_key", "jump", "jump_key_file")
 	if !ok {
 		return usual
 	}
-	s := SSH{Address: r.text(v.field("address", m)), User: r.text(v.field("user", m)), Port: r.number(v.field("port", m)), KeyFile: r.keyFile(v.field("key_file", m)),
+	s := SSH{Address: r.text(v.field("address", m)), User: r.text(v.field("user", m)), Port: r.number(v.field("port", m)), HostPort: r.number(v.field("host_port", m)), KeyFile: r.keyFile(v.field("key_file", m)),
 		KnownHostsFile: r.text(v.field("known_hosts_file", m)), HostKey: strings.TrimSpace(r.text(v.field("host_key", m))), Jump: r.text(v.field("jump", m)), JumpKeyFile: r.keyFile(v.field("jump_key_file", m))}
-	fill(&s.User, usual.User)
-	fill(&s.KeyFile, usual.KeyFile)
-	fill(&s.KnownHostsFile, usual.KnownHostsFile)
-	if s.Jump == "" { // a jump host of its own has a key of its own
-		fill(&s.JumpKeyFile, usual.JumpKeyFile)
-	}
-	fill(&s.Jump, usual.Jump)
-	if s.Port == 0 {
-		s.Port = usual.Port
-	}
-	return s
+	return s.Or(usual)
 }
 
 // keyFile reads the path of a private key. Terraform has many keys at hand themselves, and none of them may get into a spec.
@@ -427,16 +411,18 @@ func (r *terraformReader) group(v value, m map[string]any, prefix string, roles 
 		}
 		s.Jump = user + "@" + bastion
 	}
-	var addresses, from []string // host by host, as in KubeOne
+	var addresses, from, reached []string // host by host, as in KubeOne, which logs in at the public address unless there is a bastion
 	for i := range max(len(private), len(public)) {
 		switch {
 		case nth(private, i) != "":
 			addresses, from = append(addresses, private[i]), append(from, "private_address")
-			if nth(public, i) != "" && s.Jump == "" {
-				r.private()
+			if at := nth(public, i); at != private[i] && s.Jump == "" {
+				reached = append(reached, at)
+			} else {
+				reached = append(reached, "")
 			}
 		case nth(public, i) != "":
-			addresses, from = append(addresses, public[i]), append(from, "public_address")
+			addresses, from, reached = append(addresses, public[i]), append(from, "public_address"), append(reached, "")
 		default:
 			r.refuse(fmt.Sprintf("%s[%d]", join(v.path, "private_address"), i), "apply the configuration, so that the machines have addresses", "the host has no address")
 			return nil
@@ -452,6 +438,7 @@ func (r *terraformReader) group(v value, m map[string]any, prefix string, roles 
 	}
 	for i, address := range addresses {
 		h := Host{Name: fmt.Sprintf("%s-%d", prefix, i+1), Address: address, Roles: roles, SSH: s}
+		h.SSH.Address = reached[i]
 		if len(keys) > 0 {
 			h.SSH.HostKey = strings.TrimSpace(keys[i])
 		}

@@ -255,7 +255,7 @@ func TestTerraformHostKeys(t *testing.T) {
 	}
 }
 
-// TestTerraformHostsWithASSHAddress: one host's address does not become that of all, and a host that has one gets no note.
+// TestTerraformHostsWithASSHAddress: one host's address does not become that of all. A host with two addresses is reached at the public one, unless it says another.
 func TestTerraformHostsWithASSHAddress(t *testing.T) {
 	data, err := os.ReadFile("testdata/terraform.json")
 	if err != nil {
@@ -265,12 +265,16 @@ func TestTerraformHostsWithASSHAddress(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	const at = `"zone": "eu-central-1a"}` // of cp-a, which has two addresses
-	for ssh, noted := range map[string]bool{at: true, `"zone": "eu-central-1a", "ssh": {"address": "203.0.113.11"}}`: false} {
+	for ssh, want := range map[string]string{at: "203.0.113.11", `"zone": "eu-central-1a", "ssh": {"address": "203.0.113.99"}}`: "203.0.113.99"} {
 		text := strings.Replace(strings.Replace(string(data), `"jump": "`, `"known_hosts_file": "`, 1), at, ssh, 1)
 		out, err := ReadTerraform([]byte(text), "", nil)
-		if err != nil || slices.Contains(out.Notes, privateNote) != noted {
+		if err != nil || out.Options.Hosts[0].Address != "10.0.0.11" || out.Options.Hosts[0].SSH.Address != want {
 			t.Errorf("%s: %+v, %v", ssh, out, err)
 		}
+	}
+	out, err := ReadTerraform(data, "", nil)
+	if err != nil || out.Options.Hosts[0].SSH.Address != "" {
+		t.Errorf("a jump host reaches the private address: %+v, %v", out, err)
 	}
 }
 

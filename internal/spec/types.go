@@ -4,9 +4,11 @@ package spec
 
 import (
 	"cmp"
+	"fmt"
 	"net"
 	"reflect"
 	"slices"
+	"strconv"
 
 	"quorate.dev/quorate/internal/size"
 )
@@ -385,8 +387,11 @@ type SSH struct {
 	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"free"`
 	// User is the user to log in as. Users other than root use sudo.
 	User string `yaml:"user,omitempty" json:"user,omitempty" edit:"free"`
-	// Port is the port of sshd.
+	// Port is the port at which this machine, or the last jump host, reaches sshd. A jump host has a port of its own in jump.
 	Port int `yaml:"port,omitempty" json:"port,omitempty" jsonschema:"minimum=1,maximum=65535" edit:"free"`
+	// HostPort is the port of sshd at the address of the host, if that is not port: behind a gateway that forwards a port of its own to each host. Control
+	// planes that repair or observe hosts log in there.
+	HostPort int `yaml:"hostPort,omitempty" json:"hostPort,omitempty" jsonschema:"minimum=1,maximum=65535" edit:"free"`
 	// KeyFile is a private key, or a public key (.pub) whose private key the SSH agent has. A certificate next to it (-cert.pub)
 	// is used, too. Without a key file, the keys of the SSH agent and the default ones in ~/.ssh are tried.
 	KeyFile string `yaml:"keyFile,omitempty" json:"keyFile,omitempty" edit:"free,local"`
@@ -429,6 +434,47 @@ type Taint struct {
 
 // SSHAddress is where the caller reaches sshd, or the last jump host does.
 func (h Host) SSHAddress() string { return cmp.Or(h.SSH.Address, h.Address) }
+
+// Or fills in what a host does not say itself of how it is reached. An address and a host key are of one host, and a jump host of its own has a key of its own.
+func (s SSH) Or(usual SSH) SSH {
+	fill(&s.User, usual.User)
+	fill(&s.Port, usual.Port)
+	fill(&s.HostPort, usual.HostPort)
+	fill(&s.KeyFile, usual.KeyFile)
+	fill(&s.KnownHostsFile, usual.KnownHostsFile)
+	if s.Jump == "" {
+		fill(&s.JumpKeyFile, usual.JumpKeyFile)
+		s.Jump = usual.Jump
+	}
+	return s
+}
+
+// GatewayPorts are notes about hosts that are reached at one address, on a port for each of them: that address is of a gateway, and so are the ports. Where sshd
+// listens on the hosts themselves is not known then.
+func GatewayPorts(hosts []Host) (notes []string) {
+	at := map[string][]string{}
+	var gateways []string
+	for _, h := range hosts {
+		if h.SSH.Address == "" || h.SSH.HostPort != 0 {
+			continue
+		}
+		if len(at[h.SSH.Address]) == 1 {
+			gateways = append(gateways, h.SSH.Address)
+		}
+		at[h.SSH.Address] = append(at[h.SSH.Address], h.Name)
+	}
+	for _, g := range gateways {
+		notes = append(notes, fmt.Sprintf("%s are reached at %s, on a port for each of them. If sshd listens on another port on the hosts themselves, set ssh.hostPort: control planes that repair or observe (repair.watch, monitoring.exporter) log in there.",
+			few(at[g]), g))
+	}
+	return notes
+}
+
+// SSHPort is where sshd listens at the address of the host, and other hosts reach it. The caller uses SSH.Port, which can be that of a gateway.
+func (h Host) SSHPort() int { return cmp.Or(h.SSH.HostPort, h.SSH.Port) }
+
+// Inside is where other hosts reach sshd, as address:port.
+func (h Host) Inside() string { return net.JoinHostPort(h.Address, strconv.Itoa(h.SSHPort())) }
 
 // Has reports whether the host has the role.
 func (h Host) Has(role string) bool { return slices.Contains(h.Roles, role) }

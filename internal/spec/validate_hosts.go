@@ -183,7 +183,7 @@ func (k *checker) endpointPort() {
 		switch {
 		case port == monitorPort:
 			k.refuse(path, fix, "port %d of `%s` is used by HAProxy for its watchdog", port, h.Name)
-		case port == h.SSH.Port:
+		case port == h.SSHPort():
 			k.refuse(path, fix, "sshd already listens on port %d of `%s`, which HAProxy needs", port, h.Name)
 		case port == ExporterPort && h.Has(RoleControlPlane) && k.c.Spec.Monitoring.Exporter:
 			k.refuse(path, fix, "port %d of `%s` is used for its metrics (spec.monitoring.exporter)", port, h.Name)

@@ -415,6 +415,9 @@ func (k *checker) ssh(path string, s SSH) {
 	if s.Port < 1 || s.Port > 65535 {
 		k.refuse(path+".port", "use 22, or another number from 1 to 65535", "%d is not a port", s.Port)
 	}
+	if s.HostPort < 0 || s.HostPort > 65535 {
+		k.refuse(path+".hostPort", "use a number from 1 to 65535, or remove it if sshd has the same port there", "%d is not a port", s.HostPort)
+	}
 	if s.HostKey != "" {
 		if _, err := hostkey.Parse(s.HostKey); err != nil {
 			k.refuse(path+".hostKey", "copy the fingerprint from `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the host, or the contents of that file",

@@ -69,6 +69,11 @@ func (c *Config) Apply(ctx context.Context, hosts []spec.Host) (notes []string, 
 			}
 		}
 	}
+	for _, n := range spec.GatewayPorts(hosts) {
+		if !slices.Contains(notes, n) {
+			notes = append(notes, n)
+		}
+	}
 	return notes, nil
 }
 
@@ -138,8 +143,10 @@ func (c *Config) apply(ctx context.Context, h *spec.Host) (notes []string, err e
 	}
 	name := o.one("hostname")
 	switch _, notAddress := netip.ParseAddr(name); {
-	case h.Address != "" && h.SSH.Address == "" && name != h.Address && name != h.Name:
-		note("OpenSSH reaches %s at %s. Quorate uses the address that the other hosts use, %s: if this machine cannot reach that, set `ssh.address: %s`, or a jump host (ssh.jump).", h.Name, name, h.Address, name)
+	case h.Address != "" && h.SSH.Address == "" && name != h.Address && name != h.Name: // where the port is, too
+		h.SSH.Address = name
+	case h.Address != "" && o.host == h.SSH.Address && h.SSH.Address != "": // it may be an alias, as ansible_host may be
+		h.SSH.Address = name
 	case h.Address != "":
 	case notAddress == nil:
 		h.Address = name

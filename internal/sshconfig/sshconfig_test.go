@@ -75,7 +75,7 @@ func TestApply(t *testing.T) {
 	}
 	want := []spec.Host{
 		{Name: "cp-a", Address: "10.0.0.11", SSH: spec.SSH{User: "admin", Port: 2222, KeyFile: key, KnownHostsFile: "/k1", Jump: "ops@b1.example.com:2200,jumper@b2.example.com", JumpKeyFile: jumpKey + ".pub"}},
-		{Name: "cp-b", Address: "10.0.0.12", SSH: spec.SSH{Port: 2022}},
+		{Name: "cp-b", Address: "10.0.0.12", SSH: spec.SSH{Address: "192.0.2.7", Port: 2022}},
 		{Name: "cp-c", Address: "10.0.0.13", SSH: spec.SSH{User: "pattern", Jump: "alice@b4,alice@b3.example.com"}},
 		{Name: "cp-d", Address: "10.0.0.14", SSH: spec.SSH{User: "alice"}},
 		{Name: "cp-e", SSH: spec.SSH{User: "alice"}},
@@ -88,14 +88,44 @@ func TestApply(t *testing.T) {
 			t.Errorf("%+v\nwant %+v", hosts[i], want[i])
 		}
 	}
-	for _, said := range []string{"has 2 keys for cp-a", "OpenSSH uses the usual keys on the jump host b1.example.com of cp-a", "OpenSSH reaches cp-b at 192.0.2.7", "The address of cp-d is 10.0.0.14",
+	for _, said := range []string{"has 2 keys for cp-a", "OpenSSH uses the usual keys on the jump host b1.example.com of cp-a", "The address of cp-d is 10.0.0.14",
 		"sets proxycommand for cp-d", "sets hostkeyalias for cp-d", "cp-e has no address", "does not exist (" + dir + "/cp-d-alice)", "remembers no key of cp-f"} {
 		if !slices.ContainsFunc(notes, func(n string) bool { return strings.Contains(n, said) }) {
 			t.Errorf("no note says that %s", said)
 		}
 	}
-	if len(notes) != 9 {
+	if len(notes) != 8 {
 		t.Errorf("%d notes: %q", len(notes), notes)
+	}
+}
+
+// TestThePortsOfAGatewayAreUsedAtTheGateway: the port of a HostName is not a port of the address that the other hosts use.
+func TestThePortsOfAGatewayAreUsedAtTheGateway(t *testing.T) {
+	c := recorded(map[string]string{"cp-a": "hostname gate.example.com\nport 2201\nuser root\n", "cp-b": "hostname gate.example.com\nport 2202\nuser root\n"})
+	hosts := []spec.Host{{Name: "cp-a", Address: "10.0.0.11"}, {Name: "cp-b", Address: "10.0.0.12"}}
+	notes, err := c.Apply(t.Context(), hosts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []spec.SSH{{Address: "gate.example.com", Port: 2201}, {Address: "gate.example.com", Port: 2202}} {
+		if hosts[i].SSH != want {
+			t.Errorf("%+v, want %+v", hosts[i].SSH, want)
+		}
+	}
+	if len(notes) != 1 || !strings.Contains(notes[0], "set ssh.hostPort") {
+		t.Errorf("%q", notes)
+	}
+}
+
+// TestAnAliasIsReplaced: an inventory may name a host as the configuration of OpenSSH does, and nobody else knows that name.
+func TestAnAliasIsReplaced(t *testing.T) {
+	c := recorded(map[string]string{"web1": "hostname 203.0.113.11\nport 2201\nuser root\n"})
+	hosts := []spec.Host{{Name: "cp-a", Address: "10.0.0.11", SSH: spec.SSH{Address: "web1"}}}
+	if notes, err := c.Apply(t.Context(), hosts); err != nil || len(notes) > 0 {
+		t.Fatalf("%q, %v", notes, err)
+	}
+	if want := (spec.SSH{Address: "203.0.113.11", Port: 2201}); hosts[0].SSH != want {
+		t.Errorf("%+v, want %+v", hosts[0].SSH, want)
 	}
 }
 

@@ -3,10 +3,8 @@ package step
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/url"
 	"slices"
-	"strconv"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/watch"
@@ -126,7 +124,7 @@ func configureWatch(ctx context.Context, e *Env, s plan.Step) error {
 		}
 	}
 	for _, h := range e.Cluster.Spec.Hosts {
-		in.At[h.Name] = net.JoinHostPort(h.Address, strconv.Itoa(h.SSH.Port))
+		in.At[h.Name] = h.Inside()
 		conn, err := e.Conns.Get(h.Name)
 		if err != nil {
 			continue

@@ -632,7 +632,9 @@ var elsewhere = []struct{ situation, why, test string }{
 	{"Terraform outputs of PowerShell and KubeOne", "they need no host", "internal/spec"},
 	{"an adopted cluster with an address as its endpoint, or with full DNS names", "a plan needs no host", "internal/plan"},
 	{"several clusters with keepalived in one network", "the rendered configuration decides", "internal/render/hostconfig"},
-	{"a second prompt of PAM", "not handled: the session ends after a minute", ""},
+	{"a second prompt of PAM, or a prompt of its own", "the image has no such module", "internal/host TestSudoAsksForSomethingElse"},
+	{"sshd that wants more than a key", "a server without a lab is enough", "internal/host TestAKeyIsNotEnough"},
+	{"another machine with the IPv6 address of a host", "the situations are on machines with IPv4", "internal/hostside/system TestAddressesThatTheKernelDoesNotUse, components/programs/flannel"},
 }
 
 // print prints the matrix, and its figures as the last line.

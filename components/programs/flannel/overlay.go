@@ -20,6 +20,7 @@ import (
 	"github.com/flannel-io/flannel/pkg/lease"
 	"github.com/flannel-io/flannel/pkg/subnet"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"components.quorate.dev/flannel/health"
 )
@@ -247,7 +248,7 @@ func (o *overlay) trial(mtu int) (*trial, error) {
 		return nil, fmt.Errorf("find %s: %w", o.name, err)
 	}
 	own, _ := netip.AddrFromSlice(o.own.IP)
-	return &trial{family: o.family, own: own.Unmap(), mtu: min(mtu, link.Attrs().MTU)}, nil
+	return &trial{family: o.family, link: o.name, own: own.Unmap(), mtu: min(mtu, link.Attrs().MTU)}, nil
 }
 
 // compare is a part. The order of the faults is that in which the kernel takes what restores them.
@@ -292,8 +293,13 @@ func (o *overlay) compare(context.Context) ([]fault, error) {
 		return nil, fmt.Errorf("list the addresses of %s: %w", o.name, err)
 	}
 	own := netlink.Addr{IPNet: o.address}
-	if !slices.ContainsFunc(addresses, own.Equal) {
+	switch i := slices.IndexFunc(addresses, own.Equal); {
+	case i < 0:
 		wrong(health.Interface, fmt.Sprintf("%s: its address %s is missing", o.name, o.address), func() error { return netlink.AddrReplace(link, &own) })
+	case addresses[i].Flags&unix.IFA_F_DADFAILED != 0: // the kernel looks for duplicates only when an address is added
+		wrong(health.Interface, fmt.Sprintf("%s: another machine has its address %s, so that the kernel does not use it", o.name, o.address), func() error {
+			return errors.Join(netlink.AddrDel(link, &own), netlink.AddrAdd(link, &own))
+		})
 	}
 	err = o.comparePeers(attrs.Index, wrong)
 	return faults, err

@@ -17,6 +17,7 @@ import (
 
 	mathrand "math/rand/v2"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
@@ -47,8 +48,13 @@ type trial struct {
 	node   string // this one's name
 	prefix string // of flannel's annotations
 	family ipFamily
+	link   string // the overlay's interface
 	own    netip.Addr
 	mtu    int // of the overlay
+
+	begun  time.Time
+	told   string // what the API was told last
+	toldAt time.Time
 }
 
 // nodeClient is what a trial needs of the API.
@@ -67,19 +73,17 @@ type peer struct {
 // run returns when a peer has answered and the others had their time to, or when there is nobody to try. As long as peers
 // are alive and none answers it goes on.
 func (t *trial) run(ctx context.Context) error {
-	p, err := openPinger(ctx, t.family, t.own, t.mtu)
+	p, err := t.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer p.close()
 	var (
-		begun    = time.Now()
 		answered time.Time // when the first did
 		peers    []peer
 		listed   time.Time
-		told     string
-		toldAt   time.Time
 	)
+	t.begun = time.Now()
 	for wait := firstWait; ; wait = min(2*wait, longest) {
 		// Not at every attempt: all nodes of a large cluster may be waiting, and each list has all of them in it.
 		if len(peers) == 0 || time.Since(listed) >= relist {
@@ -106,23 +110,30 @@ func (t *trial) run(ctx context.Context) error {
 			answered = time.Now()
 		}
 		if !answered.IsZero() && (len(silent) == 0 || time.Since(answered) >= grace) {
-			klog.Infof("Tested pod traffic with %s for %s: %d of %d nodes answer", t.family, time.Since(begun).Round(time.Millisecond), len(peers)-len(silent), len(peers))
+			klog.Infof("Tested pod traffic with %s for %s: %d of %d nodes answer", t.family, time.Since(t.begun).Round(time.Millisecond), len(peers)-len(silent), len(peers))
 			if len(silent) > 0 {
 				klog.Warningf("No answer over the overlay of %s from %s", t.family, names(silent))
 			}
 			return nil
 		}
-		// Another sample has other names in it: that alone is not worth a write to the API each time.
-		if why := complaint(t.family, silent, t.mtu); len(silent) > 0 && answered.IsZero() && time.Since(begun) >= patience && why != told &&
-			(told == "" || time.Since(toldAt) >= retell) {
-			klog.Warning(why)
-			if err := t.tell(ctx, why); err != nil {
-				klog.Errorf("report it to the API: %v", err)
-				continue
-			}
-			told, toldAt = why, time.Now()
+		if len(silent) > 0 && answered.IsZero() {
+			t.complain(ctx, complaint(t.family, silent, t.mtu))
 		}
 	}
+}
+
+// complain tells the API what is waited for, if that has taken long enough. Another sample has other names in it: that alone is not worth a write to
+// the API each time.
+func (t *trial) complain(ctx context.Context, why string) {
+	if time.Since(t.begun) < patience || why == t.told || t.told != "" && time.Since(t.toldAt) < retell {
+		return
+	}
+	klog.Warning(why)
+	if err := t.tell(ctx, why); err != nil {
+		klog.Errorf("report it to the API: %v", err)
+		return
+	}
+	t.told, t.toldAt = why, time.Now()
 }
 
 // peers asks for the nodes that should answer, at most a sample of them.
@@ -221,24 +232,53 @@ const icmpHeader = 8
 // answers for the first address of an IPv6 network with another one, if it is the anycast address of an interface, too.
 const asked = 16
 
-// openPinger waits until the address can be used: an IPv6 address cannot while the kernel looks for duplicates of it.
-func openPinger(ctx context.Context, family ipFamily, own netip.Addr, mtu int) (*pinger, error) {
-	begun, told := time.Now(), false
+// open waits until the address can be used: an IPv6 address cannot while the kernel looks for duplicates of it, nor after it has found one. The kernel never looks
+// again then; the keeper makes it do so. As long as it takes, the node's condition says what is wrong.
+func (t *trial) open(ctx context.Context) (*pinger, error) {
+	t.begun = time.Now()
 	for {
-		p, err := newPinger(family, own, mtu)
-		if family != ipv6Family || !errors.Is(err, unix.EADDRNOTAVAIL) {
+		p, err := newPinger(t.family, t.own, t.mtu)
+		if t.family != ipv6Family || !errors.Is(err, unix.EADDRNOTAVAIL) {
 			return p, err
 		}
-		if !told && time.Since(begun) >= patience {
-			klog.Warning(err)
-			told = true
-		}
+		t.complain(ctx, t.unusable())
 		select {
 		case <-ctx.Done():
 			return nil, err
 		case <-time.After(firstWait):
 		}
 	}
+}
+
+// unusable says why the address cannot be used.
+func (t *trial) unusable() string {
+	why := "the interface does not have it"
+	link, err := netlink.LinkByName(t.link)
+	if err == nil {
+		var all []netlink.Addr
+		if all, err = netlink.AddrList(link, t.family.netlink); err == nil {
+			for _, a := range all {
+				if a.IP.Equal(t.own.AsSlice()) {
+					why = stateOf(a)
+				}
+			}
+		}
+	}
+	if err != nil {
+		why = err.Error()
+	}
+	return fmt.Sprintf("the address %s of this node in the IPv6 pod network, on its interface %s, cannot be used: %s; pods here could not reach those of other nodes", t.own, t.link, why)
+}
+
+// stateOf says why the kernel does not use an address.
+func stateOf(a netlink.Addr) string {
+	switch {
+	case a.Flags&unix.IFA_F_DADFAILED != 0:
+		return "another machine has it, as the kernel found when it looked for duplicates (dadfailed). Take it away from that machine, or that machine off the network: this node tries again by itself"
+	case a.Flags&unix.IFA_F_TENTATIVE != 0:
+		return "the kernel has not ended its search for duplicates (tentative). Is the interface up?"
+	}
+	return "the kernel refuses it"
 }
 
 func newPinger(family ipFamily, own netip.Addr, mtu int) (*pinger, error) {

@@ -204,7 +204,7 @@ func TestIPv6Trial(t *testing.T) {
 		a := &api{nodes: append(nodes, six("self", "fd00:10:244:1::/64"))}
 		ctx, cancel := context.WithTimeout(t.Context(), patient)
 		defer cancel()
-		return a, (&trial{nodes: a, node: "self", prefix: prefix, family: ipv6Family, own: own, mtu: 1430}).run(ctx)
+		return a, (&trial{nodes: a, node: "self", prefix: prefix, family: ipv6Family, link: "flannel-v6.1", own: own, mtu: 1430}).run(ctx)
 	}
 	step(t, "a peer answers", func(t *testing.T) {
 		if _, err := try(10*time.Second, six("peer", "fd00:10:244:2::/64"), silent); err != nil {
@@ -225,6 +225,64 @@ func TestIPv6Trial(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An address that another machine has is never usable, and the kernel does not look again. The node says so, and the keeper has the kernel look again.
+func TestIPv6TrialWithADuplicate(t *testing.T) {
+	namespace(t)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	other, err := netns.New()
+	must(err)
+	defer other.Close()
+	self, err := netns.New() // on this thread from now on
+	must(err)
+	defer self.Close()
+	must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "flannel-v6.1", MTU: 1430}, PeerName: "flannel-v6.1", PeerNamespace: netlink.NsFd(other)}))
+	own := netip.MustParseAddr("fd00:10:244:1::")
+	network := netlink.NewIPNet(own.AsSlice())
+	there, err := netlink.NewHandleAt(other)
+	must(err)
+	defer there.Close()
+	taken, err := there.LinkByName("flannel-v6.1")
+	must(err)
+	must(there.LinkSetUp(taken))
+	must(there.AddrAdd(taken, &netlink.Addr{IPNet: network, Flags: unix.IFA_F_NODAD}))
+	link, err := netlink.LinkByName("flannel-v6.1")
+	must(err)
+	must(netlink.LinkSetUp(link))
+	must(netlink.AddrAdd(link, &netlink.Addr{IPNet: network}))
+
+	a := &api{nodes: []corev1.Node{node("self", "fd00:10:244:1::/64", corev1.ConditionTrue)}}
+	try := func(patient time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), patient)
+		defer cancel()
+		return (&trial{nodes: a, node: "self", prefix: prefix, family: ipv6Family, link: "flannel-v6.1", own: own, mtu: 1430}).run(ctx)
+	}
+	if err := try(patience + 2*time.Second); err == nil {
+		t.Fatal("the node would take pods, although another machine has its address")
+	}
+	if len(a.patches) != 1 {
+		t.Fatalf("the node says %d times why: %q", len(a.patches), a.patches)
+	}
+	for _, part := range []string{`"NetworkUnavailable"`, `"True"`, "fd00:10:244:1::", "flannel-v6.1", "another machine has it", "dadfailed"} {
+		if !strings.Contains(a.patches[0], part) {
+			t.Errorf("%s is not in %s", part, a.patches[0])
+		}
+	}
+	o := &overlay{family: ipv6Family, leases: &leaseBook{}, name: "flannel-v6.1", mac: link.Attrs().HardwareAddr, address: network, own: &net.IPNet{IP: own.AsSlice(), Mask: net.CIDRMask(64, 128)}}
+	must(there.AddrDel(taken, &netlink.Addr{IPNet: network}))
+	seen, left, err := repair(t.Context(), o.compare)
+	if err != nil || len(left) > 0 || len(seen[health.Interface]) != 1 || !strings.Contains(seen[health.Interface][0], "another machine has its address fd00:10:244:1::/128") {
+		t.Errorf("%v %v %v", seen, left, err)
+	}
+	if err := try(10 * time.Second); err != nil {
+		t.Errorf("after the other machine gave it up: %v", err)
+	}
 }
 
 // Of more nodes than a sample each list would yield other names, and each other name a write.

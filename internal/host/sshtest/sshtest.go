@@ -36,6 +36,10 @@ type Options struct {
 	User string
 	// SudoPassword is what sudo asks the user for; nothing if it is empty.
 	SudoPassword string
+	// SudoAsks is a question of PAM's own that sudo asks: after the password, or instead of it if SudoPassword is empty.
+	SudoAsks string
+	// SecondFactor has the server ask for a code after the key, as `AuthenticationMethods publickey,keyboard-interactive` does.
+	SecondFactor bool
 	// Frozen makes the server accept connections and send nothing.
 	Frozen bool
 	// Hung makes the server accept logins and open no session.
@@ -87,6 +91,11 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		}
 		if c.User() != o.User || !bytes.Equal(key.Marshal(), o.Key.Marshal()) {
 			return nil, os.ErrPermission
+		}
+		if o.SecondFactor {
+			return nil, &ssh.PartialSuccessError{Next: ssh.ServerAuthCallbacks{KeyboardInteractiveCallback: func(ssh.ConnMetadata, ssh.KeyboardInteractiveChallenge) (*ssh.Permissions, error) {
+				return nil, os.ErrPermission
+			}}}
 		}
 		return nil, nil
 	}}
@@ -350,7 +359,7 @@ func (s *Server) sudo(channel ssh.Channel, command string) (rest string, ok bool
 		return "", false
 	}
 	if s.opts.SudoPassword == "" {
-		return rest, true
+		return rest, s.satisfied(channel)
 	}
 	for range 3 {
 		s.Prompts.Add(1)
@@ -360,11 +369,21 @@ func (s *Server) sudo(channel ssh.Channel, command string) (rest string, ok bool
 			return "", false
 		}
 		if typed == s.opts.SudoPassword {
-			return rest, true
+			return rest, s.satisfied(channel)
 		}
 		io.WriteString(channel.Stderr(), "Sorry, try again.\n") //nolint:errcheck // see above
 	}
 	return "", false
+}
+
+// satisfied asks what PAM asks, and waits for an answer.
+func (s *Server) satisfied(channel ssh.Channel) bool {
+	if s.opts.SudoAsks == "" {
+		return true
+	}
+	io.WriteString(channel.Stderr(), s.opts.SudoAsks) //nolint:errcheck // see above
+	_, err := line(channel)
+	return err == nil
 }
 
 // line reads up to the end of a line and not a byte further: what follows belongs to the program.

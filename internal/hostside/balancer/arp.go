@@ -44,6 +44,9 @@ var (
 	quick    = pace{2, 100 * time.Millisecond, 200 * time.Millisecond}
 )
 
+// sendPatience is how long the kernel may take to accept a probe.
+const sendPatience = time.Second
+
 // WhoHas sends ARP probes for an address, as RFC 5227 describes for the detection of duplicate addresses, and returns who
 // answered or announced it within three quarters of a second (quickly: 0.3 seconds). No cache changes because of a probe. For an IPv6
 // address, the probes are neighbor solicitations (RFC 4861), from which others learn nothing but this host's own hardware address.
@@ -129,10 +132,14 @@ func (p probing) run(ctx context.Context, link *net.Interface, address netip.Add
 		return nil, fmt.Errorf("sending %s probes on %s: %w", p.name, link.Name, err)
 	}
 	defer s.Close()
-	stop := context.AfterFunc(ctx, func() { s.SetReadDeadline(time.Now()) }) //nolint:errcheck // it ends soon
+	stop := context.AfterFunc(ctx, func() { s.SetDeadline(time.Now()) }) //nolint:errcheck // it ends soon
 	defer stop()
 	var answers []string
 	for i := range how.probes {
+		// A card that sends nothing any more lets packets queue up, until the kernel takes none.
+		if err := s.SetWriteDeadline(time.Now().Add(sendPatience)); err != nil {
+			return nil, fmt.Errorf("sending %s probes on %s: %w", p.name, link.Name, err)
+		}
 		if err := p.send(s, link, address); err != nil {
 			return nil, fmt.Errorf("sending %s probes on %s: %w", p.name, link.Name, err)
 		}
@@ -150,7 +157,7 @@ func (p probing) run(ctx context.Context, link *net.Interface, address netip.Add
 
 // listen collects the hardware addresses of the machines that claim the address.
 func (p probing) listen(ctx context.Context, s *os.File, own net.HardwareAddr, address netip.Addr, wait time.Duration, found []string) ([]string, error) {
-	if err := s.SetReadDeadline(time.Now().Add(wait)); err != nil {
+	if err := s.SetReadDeadline(time.Now().Add(wait)); err != nil { // a write has its own
 		return nil, err
 	}
 	packet := make([]byte, 128)

@@ -61,7 +61,7 @@ var Listen = host.Define("node.listen", func(_ context.Context, in ListenRequest
 	for _, port := range in.TCP {
 		l, err := net.Listen(family("tcp", in.Address), net.JoinHostPort(in.Address, strconv.Itoa(port)))
 		if err != nil {
-			continue // the inspection shows which program has the port
+			continue // the inspection shows which program has the port, and the facts whether the address can be used
 		}
 		closers, out.TCP = append(closers, l.Close), append(out.TCP, port)
 		go greet(l, in.Name)
