@@ -200,7 +200,7 @@ func TestStagesOfPods(t *testing.T) {
 }
 
 func pod(uid, node string, ready bool) *corev1.Pod {
-	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: types.UID(uid)}, Spec: corev1.PodSpec{NodeName: node}}
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: uid, UID: types.UID(uid)}, Spec: corev1.PodSpec{NodeName: node}}
 	if ready {
 		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 	}
@@ -242,6 +242,17 @@ func TestTracker(t *testing.T) {
 	tr.see(pod("b", "sim-00001", false), false)
 	if _, ready := tr.counts(); ready != 1 {
 		t.Errorf("%d ready, and b is not any more", ready)
+	}
+	// One that the simulator misses is not one that is not ready any more, and not one that waits for a node.
+	tr.see(pod("c", "sim-00002", false), false)
+	tr.see(pod("d", "", false), false)
+	for _, tc := range []struct {
+		ms, want int
+	}{{31_000, 0}, {33_000, 1}, {34_000, 0}, {64_000, 1}} {
+		after(tc.ms)
+		if got := tr.forgotten(30 * time.Second); len(got) != tc.want || tc.want > 0 && got[0].Name != "c" {
+			t.Errorf("after %d ms, %v are forgotten", tc.ms, got)
+		}
 	}
 }
 

@@ -47,7 +47,10 @@ type tracker struct {
 
 // life is when a watcher saw what became of a pod; zero for what it has not seen. A pod that was there before has no beginning.
 type life struct {
+	name                      types.NamespacedName
 	created, scheduled, ready time.Time
+	// placed is since when the pod is known to be on a node.
+	placed time.Time
 	// on and up say that the pod is on a node, and that it is ready, whenever that was.
 	on, up bool
 }
@@ -61,14 +64,14 @@ func (t *tracker) see(p *corev1.Pod, initial bool) {
 	now := t.now()
 	l := t.pods[p.UID]
 	if l == nil {
-		l = &life{}
+		l = &life{name: types.NamespacedName{Namespace: p.Namespace, Name: p.Name}}
 		if !initial {
 			l.created = now
 		}
 		t.pods[p.UID] = l
 	}
 	if p.Spec.NodeName != "" && !l.on {
-		l.on = true
+		l.on, l.placed = true, now
 		if !l.created.IsZero() {
 			l.scheduled = now
 		}
@@ -103,6 +106,19 @@ func (t *tracker) counts() (all, ready int) {
 		}
 	}
 	return len(t.pods), ready
+}
+
+// forgotten are pods that have been on a node for so long, and never became ready. Each is returned once in that time.
+func (t *tracker) forgotten(d time.Duration) (out []types.NamespacedName) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range t.pods {
+		if l.on && !l.up && l.ready.IsZero() && t.now().Sub(l.placed) >= d {
+			out = append(out, l.name)
+			l.placed = t.now()
+		}
+	}
+	return out
 }
 
 // measured is what was seen of all pods since a moment: how long they took to be scheduled and to be ready, and how many were scheduled per
