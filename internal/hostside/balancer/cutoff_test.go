@@ -71,14 +71,20 @@ func TestCutOff(t *testing.T) {
 	none, some := reach(cut, cut), reach(cut, works)
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
+		type view struct {
+			rows  []stats
+			fails error
+			peer  string
+		}
 		var c cutOff
 		var said bytes.Buffer
-		var rows []stats
-		var fails error
-		peer := ""
-		asked := 0
-		go c.watch(ctx, log.New(&said, "", 0), func(context.Context) ([]stats, error) { return rows, fails },
-			func(context.Context) string { asked++; return peer })
+		var seen atomic.Pointer[view]
+		var asked atomic.Int32
+		is := func(v view) { seen.Store(&v) }
+		const peer = "10.0.0.32"
+		is(view{rows: some, peer: peer})
+		go c.watch(ctx, log.New(&said, "", 0), func(context.Context) ([]stats, error) { v := seen.Load(); return v.rows, v.fails },
+			func(context.Context) string { asked.Add(1); return seen.Load().peer })
 		after := func(d time.Duration, want bool) {
 			t.Helper()
 			time.Sleep(d)
@@ -88,36 +94,34 @@ func TestCutOff(t *testing.T) {
 			}
 		}
 		const enough = (cutOffLooks + othersServe) * cutOffPace
-		rows, peer = some, "10.0.0.32"
 		after(time.Minute, false)
-		if asked > 0 {
-			t.Errorf("it asked others %d times, although it reaches an API server", asked)
+		if n := asked.Load(); n > 0 {
+			t.Errorf("it asked others %d times, although it reaches an API server", n)
 		}
-		rows = none
+		is(view{rows: none, peer: peer})
 		after((cutOffLooks-1)*cutOffPace, false)
-		rows = some // a moment
+		is(view{rows: some, peer: peer}) // a moment
 		after(cutOffPace, false)
-		rows, peer = none, ""
-		after(time.Minute, false) // nobody is better
-		peer = "10.0.0.32"
-		after(cutOffPace, false) // one answer is not enough
-		peer = ""
+		is(view{rows: none}) // nobody is better
+		after(time.Minute, false)
+		is(view{rows: none, peer: peer}) // one answer is not enough
+		after(cutOffPace, false)
+		is(view{rows: none})
 		after(2*cutOffPace, false)
-		peer = "10.0.0.32"
+		is(view{rows: none, peer: peer})
 		after(enough, true)
-		fails = errors.New("no answer")
-		after(time.Minute, true) // nothing is known
-		fails = nil
-		peer = ""
+		is(view{fails: errors.New("no answer")}) // nothing is known
+		after(time.Minute, true)
+		is(view{rows: none}) // one miss
 		after(cutOffPace, true)
-		peer = "10.0.0.32"
-		after(2*cutOffPace, true) // one miss
-		rows = some
+		is(view{rows: none, peer: peer})
+		after(2*cutOffPace, true)
+		is(view{rows: some, peer: peer})
 		after((cutOffEnds+1)*cutOffPace, false)
-		rows = none
+		is(view{rows: none, peer: peer})
 		after(enough, true)
-		peer = ""
-		after((cutOffEnds+1)*cutOffPace, false) // now nobody is better
+		is(view{rows: none}) // now nobody is better
+		after((cutOffEnds+1)*cutOffPace, false)
 		cancel()
 		synctest.Wait()
 		if lines := strings.Count(said.String(), "\n"); lines != 4 || !strings.Contains(said.String(), "the load balancer with the address 10.0.0.32 does") {
