@@ -307,7 +307,7 @@ func inCode(where, text string) (out []mention) {
 	return out
 }
 
-// inBlock finds them in a line that is to be copied.
+// inBlock finds command lines in a line of a code block.
 func inBlock(where, line string) (out []mention) {
 	shell, _, _ := strings.Cut(line, " #")
 	for _, part := range strings.Split(shell, " | ") {

@@ -56,7 +56,7 @@ func openFile(name string) (*os.File, error) {
 	return f, nil
 }
 
-// canWrite refuses files that cannot be written, before the work whose result is to be in them. Empty names, and - for stdout, are skipped.
+// canWrite refuses result files that cannot be written, before the work begins. Empty names, and - for stdout, are skipped.
 func (a *app) canWrite(files ...string) error {
 	for _, file := range files {
 		if file == "" || file == "-" {

@@ -123,7 +123,7 @@ func (f *findings) swap() {
 	}
 }
 
-// addresses reports addresses of hosts that the kernel does not use. What cannot be reached there is reported by itself; this is why.
+// addresses reports addresses of hosts that the kernel does not use. That nothing answers there is reported separately; this is the cause.
 func (f *findings) addresses() {
 	for _, h := range f.present.Spec.Hosts {
 		seen := f.Facts(h.Name)

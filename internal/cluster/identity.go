@@ -17,7 +17,7 @@ const (
 	RuleOneCluster   = "one-cluster"        // all hosts belong to the cluster of the spec
 	RuleOneEtcd      = "one-etcd"           // all etcd members belong to one etcd
 	RuleFixed        = "fixed-field"        // what cannot be changed in a cluster that exists is as it was built
-	RuleDescribed    = "described"          // the spec describes the cluster that is to be adopted
+	RuleDescribed    = "described"          // the spec matches the cluster that it adopts
 	RuleNewerRecord  = "newer-record"       // the cluster was last changed by a quorate that this one understands
 	RuleBalancersOf  = "own-load-balancers" // the load balancers serve no other cluster
 	controlPlaneNode = "node-role.kubernetes.io/control-plane"

@@ -111,8 +111,8 @@ type Host struct {
 	// Started is when kube-apiserver and etcd were started here, by the clock of the host. A program that does not run, or of which nobody
 	// can tell, has no entry.
 	Started map[string]time.Time `json:"started,omitempty"`
-	// EtcdDisk is how long the writes of the etcd member here to its log took until they were on the disk, since it was started; nil unless it was
-	// asked for and the member told.
+	// EtcdDisk is how long the writes of the etcd member here to its log took until they were on the disk, since it was started; nil if there is
+	// no member, or it did not tell.
 	EtcdDisk *Durations `json:"etcdDisk,omitempty"`
 	// EtcdRoundTrips are how long round trips of that member to others took, by the IDs of the others in hexadecimal. Each is the average of several, every half minute.
 	EtcdRoundTrips map[string]Durations `json:"etcdRoundTrips,omitempty"`

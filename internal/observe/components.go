@@ -67,7 +67,6 @@ func expected(c *spec.Cluster, h spec.Host) components.Request {
 	}
 	if slices.ContainsFunc(c.EtcdHosts(), func(e spec.Host) bool { return e.Name == h.Name }) {
 		req.Starts = append(req.Starts, facts.Etcd)
-		req.EtcdDisk = true
 	}
 	if h.IsNode() {
 		req.Expect = append(req.Expect, facts.Kubelet, facts.Containerd, facts.KubeProxy)

@@ -31,8 +31,8 @@ const (
 	lookEach     = 500 * time.Millisecond
 	// atOnce is how many requests are made at the same time. The rate of pods does not depend on it.
 	atOnce = 16
-	// forgottenAfter is how long a pod may be on a simulated node without becoming ready, which takes a second or a few. kwok misses one in two thousand while the
-	// computer is busy, and does not look at it again. forgottenAtMost is how many of those that are wanted may be replaced: more than that is no miss.
+	// forgottenAfter is how long a pod may be on a simulated node without becoming ready, which takes a second or a few. On a busy computer, kwok
+	// has missed 3 of 6000, and it does not look at them again. forgottenAtMost is how many of those that are wanted may be replaced: more than that is no miss.
 	forgottenAfter  = 30 * time.Second
 	forgottenAtMost = 0.01
 	// agentsTimeout is how long the agents of the pod network may take to restart one after another.

@@ -274,7 +274,7 @@ func (t *trial) unusable() string {
 func stateOf(a netlink.Addr) string {
 	switch {
 	case a.Flags&unix.IFA_F_DADFAILED != 0:
-		return "another machine has it, as the kernel found when it looked for duplicates (dadfailed). Take it away from that machine, or that machine off the network: this node tries again by itself"
+		return "another machine has it, as the kernel found when it looked for duplicates (dadfailed). Remove the address from that machine, or disconnect that machine: this node tries again by itself"
 	case a.Flags&unix.IFA_F_TENTATIVE != 0:
 		return "the kernel has not ended its search for duplicates (tentative). Is the interface up?"
 	}

@@ -30,9 +30,8 @@ type Request struct {
 	Expect []string `json:"expect"`
 	// APIServer asks for the version of the kube-apiserver that runs.
 	APIServer bool `json:"apiServer,omitempty"`
-	// EtcdDisk asks how fast the disk of the etcd member is, and its network to the others.
-	EtcdDisk bool `json:"etcdDisk,omitempty"`
-	// Starts asks since when programs run that are asked elsewhere whether they work: names as in facts.Host.Started.
+	// Starts asks since when programs run that are asked elsewhere whether they work: names as in facts.Host.Started. With facts.Etcd, it also asks how
+	// fast the disk of the member is, and its network to the others.
 	Starts []string `json:"starts,omitempty"`
 }
 
@@ -125,7 +124,7 @@ func (r *reader) read(ctx context.Context, req Request) (Report, error) {
 			out.APIServerVersion = first.programVersion(ctx, apiServer)
 		})
 	}
-	if req.EtcdDisk {
+	if slices.Contains(req.Starts, facts.Etcd) {
 		wg.Go(func() {
 			ctx, cancel := first.bound(ctx)
 			defer cancel()
