@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,9 +42,11 @@ func (c *cluster) noticed(t *testing.T, ctx context.Context, begin, end time.Tim
 	}
 	stood := c.stoodStill(t, ctx, begin, end)
 	if len(stood) == 0 {
-		for _, o := range []probe.Outage{report.New, report.Writes, report.HTTP2} {
+		for name, o := range map[string]probe.Outage{"new connections": report.New, "writes": report.Writes, "HTTP/2": report.HTTP2} {
 			if counted(o) > 0 {
-				fmt.Printf("%s: around %s:\n%s", t.Name(), o.Since.Format(time.TimeOnly), c.saidAround(t, ctx, o.Since, o.Since.Add(o.Longest)))
+				first, last := o.FirstFailed.UTC().Format("15:04:05.000"), o.LastFailed.UTC().Format("15:04:05.000")
+				fmt.Printf("%s: from %s to %s:\n%s", t.Name(), first, last, c.saidAround(t, ctx, o.FirstFailed, o.LastFailed))
+				t.Logf("%s: %d of %d requests failed from %s to %s: %v, in the phases %v; the longest gap was %s", name, o.Failed, o.Requests, first, last, o.Errors, o.Phases, o.Longest.Round(time.Millisecond))
 			}
 		}
 		return failed
@@ -52,13 +55,14 @@ func (c *cluster) noticed(t *testing.T, ctx context.Context, begin, end time.Tim
 	return 0
 }
 
-// saidAround is what load balancers say of an outage, so that a failure explains itself wherever it happens.
+// saidAround is what load balancers, and members of etcd, say of an outage, so that a failure explains itself wherever it happens. Of the
+// connections it has only those that a load balancer or the watchdog ended.
 func (c *cluster) saidAround(t *testing.T, ctx context.Context, begin, end time.Time) string {
 	t.Helper()
 	const around = 3 * time.Second
 	var out strings.Builder
 	for _, m := range c.lab(t).Machines() {
-		r := c.run(ctx, "lab", "--lab", c.name, "ssh", m.Name, fmt.Sprintf("journalctl -q --no-hostname -o short-precise --since=@%d --until=@%d -u 'haproxy*' -u 'keepalived*' -u 'quorate*' | tail -n 60",
+		r := c.run(ctx, "lab", "--lab", c.name, "ssh", m.Name, fmt.Sprintf("journalctl -q --no-hostname -o short-precise --since=@%d --until=@%d -u 'haproxy*' -u 'keepalived*' -u 'quorate*' | grep -vE ' (--|[CS][CD]) [0-9]+/[0-9]+/' | tail -n 40; cat /var/log/pods/kube-system_etcd-*/etcd/*.log 2>/dev/null | grep -E 'ReadIndex|heartbeat on time|slow fdatasync|elected leader|lost leader' | tail -n 10",
 			begin.Add(-around).Unix(), end.Add(around).Unix()))
 		for line := range strings.Lines(r.stdout) {
 			fmt.Fprintf(&out, "    %s %s", m.Name, line)
@@ -92,44 +96,77 @@ func (c *cluster) stoodStill(t *testing.T, ctx context.Context, begin, end time.
 			}
 			out = append(out, m.Name+" says: "+strings.TrimSpace(line))
 		}
-		r = c.run(ctx, "lab", "--lab", c.name, "ssh", m.Name, "grep -hE 'slow fdatasync|failed to send out heartbeat on time' /var/log/pods/kube-system_etcd-*/etcd/*.log | tail -n 1000")
-		for line := range strings.Lines(r.stdout) {
-			if by, at := etcdLate(line); by >= standstill && at.After(begin) && at.Before(end) {
-				out = append(out, m.Name+" says: "+strings.TrimSpace(line))
-			}
-		}
+		r = c.run(ctx, "lab", "--lab", c.name, "ssh", m.Name, "grep -hE 'slow fdatasync|failed to send out heartbeat on time|waiting for ReadIndex response took too long|raft.node: .* leader' /var/log/pods/kube-system_etcd-*/etcd/*.log | tail -n 1000")
+		out = append(out, etcdSays(m.Name, strings.Split(r.stdout, "\n"), begin, end)...)
 	}
 	return out[:min(len(out), 5)]
 }
 
-// etcdLate is how late etcd says that it was, because its disk or the CPU was not there for it, and when; 0 if a line of its log does not say so.
-func etcdLate(line string) (by time.Duration, at time.Time) {
-	_, text, _ := strings.Cut(line, "{")
-	var said struct {
-		At       time.Time `json:"ts"`
-		Took     string    `json:"took"`              // by the disk
-		Exceeded string    `json:"exceeded-duration"` // by the heartbeats of a leader
-	}
-	if json.Unmarshal([]byte("{"+text), &said) != nil {
-		return 0, at
-	}
-	by, err := time.ParseDuration(cmp.Or(said.Took, said.Exceeded))
-	if err != nil {
-		return 0, at
-	}
-	return by, said.At
+// etcdLog is what is read of a line of etcd's log, as the kubelet keeps it.
+type etcdLog struct {
+	At       time.Time `json:"ts"`
+	Message  string    `json:"msg"`
+	Took     string    `json:"took"`              // by the disk
+	Exceeded string    `json:"exceeded-duration"` // by the heartbeats of a leader
+	Waited   string    `json:"retry-timeout"`     // for what a majority has committed
 }
 
-// TestEtcdLate: these are lines of its log, as the kubelet keeps them.
-func TestEtcdLate(t *testing.T) {
-	for line, want := range map[string]time.Duration{
-		`2026-11-29T07:03:16.11Z stderr F {"level":"warn","ts":"2026-11-29T07:03:16.103Z","caller":"wal/wal.go:896","msg":"slow fdatasync","took":"1.31s","expected-duration":"1s"}`:                                                                                                                                                          1310 * time.Millisecond,
-		`2026-11-29T07:03:16.11Z stderr F {"level":"warn","ts":"2026-11-29T07:03:16.103Z","caller":"etcdserver/raft.go:415","msg":"leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk","to":"a8","heartbeat-interval":"100ms","expected-duration":"200ms","exceeded-duration":"640.5ms"}`: 640500 * time.Microsecond,
-		`2026-11-29T07:03:16.11Z stderr F {"level":"info","ts":"2026-11-29T07:03:16.103Z","msg":"sending failed to send out heartbeat on time"}`:                                                                                                                                                                                              0,
-		`no JSON`: 0,
+// etcdSays are the lines in which a member says that the disk or the CPU was not there for it for long. Its waiting for a majority says
+// that only while nobody changes the leader: a cluster that has none for long is what a test is to find.
+func etcdSays(member string, lines []string, begin, end time.Time) (out []string) {
+	var late, waited []string
+	for _, line := range lines {
+		_, text, _ := strings.Cut(line, "{")
+		var said etcdLog
+		if json.Unmarshal([]byte("{"+text), &said) != nil || said.At.Before(begin) || said.At.After(end) {
+			continue
+		}
+		line = member + " says: " + strings.TrimSpace(line)
+		switch {
+		case strings.HasPrefix(said.Message, "raft.node: "):
+			return late
+		case atLeast(said.Waited, standstill):
+			waited = append(waited, line)
+		case atLeast(cmp.Or(said.Took, said.Exceeded), standstill):
+			late = append(late, line)
+		}
+	}
+	return append(late, waited...)
+}
+
+func atLeast(duration string, least time.Duration) bool {
+	d, err := time.ParseDuration(duration)
+	return err == nil && d >= least
+}
+
+// TestEtcdSays: these are lines of its log.
+func TestEtcdSays(t *testing.T) {
+	const (
+		disk      = `2026-11-29T07:03:16.11Z stderr F {"level":"warn","ts":"2026-11-29T07:03:16.103Z","caller":"wal/wal.go:896","msg":"slow fdatasync","took":"1.31s","expected-duration":"1s"}`
+		heartbeat = `2026-11-29T07:03:16.11Z stderr F {"level":"warn","ts":"2026-11-29T07:03:16.103Z","caller":"etcdserver/raft.go:415","msg":"leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk","to":"a8","heartbeat-interval":"100ms","expected-duration":"200ms","exceeded-duration":"640.5ms"}`
+		soon      = `2026-11-29T07:03:16.11Z stderr F {"level":"warn","ts":"2026-11-29T07:03:16.103Z","caller":"etcdserver/raft.go:415","msg":"leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk","to":"a8","heartbeat-interval":"100ms","expected-duration":"200ms","exceeded-duration":"14.2ms"}`
+		majority  = `2026-11-29T07:03:16.50Z stderr F {"level":"warn","ts":"2026-11-29T07:03:16.502Z","caller":"read/read.go:206","msg":"waiting for ReadIndex response took too long, retrying","sent-request-id":10115263056414624002,"retry-timeout":"500ms"}`
+		lost      = `2026-11-29T07:03:16.05Z stderr F {"level":"info","ts":"2026-11-29T07:03:16.050Z","logger":"raft","caller":"v3@v3.7.0/node.go:376","msg":"raft.node: 602765acc2bb8c60 lost leader 3c740b1165bbad14 at term 4"}`
+		before    = `2026-11-29T07:02:16.05Z stderr F {"level":"info","ts":"2026-11-29T07:02:16.050Z","logger":"raft","caller":"v3@v3.7.0/node.go:376","msg":"raft.node: 602765acc2bb8c60 lost leader 3c740b1165bbad14 at term 4"}`
+	)
+	begin := time.Date(2026, 11, 29, 7, 3, 0, 0, time.UTC)
+	for name, tc := range map[string]struct{ lines, want []string }{
+		"disk":              {[]string{disk}, []string{disk}},
+		"heartbeats":        {[]string{soon, heartbeat}, []string{heartbeat}},
+		"majority":          {[]string{before, majority}, []string{majority}},
+		"no leader":         {[]string{lost, majority}, nil},
+		"disk and election": {[]string{disk, lost, majority}, []string{disk}},
+		"no JSON":           {[]string{"no JSON", ""}, nil},
 	} {
-		if by, at := etcdLate(line); by != want || by > 0 && at.Format("15:04:05.000") != "07:03:16.103" {
-			t.Errorf("%s: %s at %s", line, by, at)
+		var want []string
+		for _, line := range tc.want {
+			want = append(want, "cp-a says: "+line)
+		}
+		if got := etcdSays("cp-a", tc.lines, begin, begin.Add(time.Minute)); !slices.Equal(got, want) {
+			t.Errorf("%s: %q", name, got)
+		}
+		if got := etcdSays("cp-a", tc.lines, begin.Add(time.Hour), begin.Add(2*time.Hour)); len(got) > 0 {
+			t.Errorf("%s, of another time: %q", name, got)
 		}
 	}
 }

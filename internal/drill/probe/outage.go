@@ -29,6 +29,9 @@ type Outage struct {
 	// Errors counts the failures by their description, and Phases by the part of the request in which they happened.
 	Errors map[string]int `json:"errors,omitempty"`
 	Phases map[Phase]int  `json:"phases,omitempty"`
+	// FirstFailed and LastFailed are when the first and the last of the requests that failed ended. The longest gap may be at another time.
+	FirstFailed time.Time `json:"firstFailed,omitzero"`
+	LastFailed  time.Time `json:"lastFailed,omitzero"`
 	// Disruption is the number of seconds in which a request failed that was sent once a second. With a timeout of 10 s (see
 	// Options.SampleTimeout), it can be compared with what OpenShift publishes of its upgrades.
 	Disruption int `json:"disruptionSeconds"`
@@ -60,6 +63,7 @@ func judge(requests []request, from, to time.Time) Outage {
 				out.Failed++
 				out.Errors[r.failure.text]++
 				out.Phases[r.failure.phase]++
+				out.failedAt(r.ended, r.ended)
 				if r.disrupted {
 					out.Disruption++
 				}
@@ -87,6 +91,16 @@ func judge(requests []request, from, to time.Time) Outage {
 	return out
 }
 
+// failedAt notes requests that failed, the first and the last of them at these moments.
+func (o *Outage) failedAt(first, last time.Time) {
+	if o.FirstFailed.IsZero() || first.Before(o.FirstFailed) {
+		o.FirstFailed = first
+	}
+	if last.After(o.LastFailed) {
+		o.LastFailed = last
+	}
+}
+
 // Worst combines several connections of one kind: the sum of their requests, and the longest gap of any of them.
 func Worst(outages []Outage) Outage {
 	all := Outage{Errors: map[string]int{}, Phases: map[Phase]int{}, Latencies: Latencies{}}
@@ -95,6 +109,9 @@ func Worst(outages []Outage) Outage {
 		all.Failed += o.Failed
 		all.Disruption += o.Disruption
 		all.Repeated += o.Repeated
+		if o.Failed > 0 {
+			all.failedAt(o.FirstFailed, o.LastFailed)
+		}
 		all.Slowest = max(all.Slowest, o.Slowest)
 		all.Lag = max(all.Lag, o.Lag)
 		all.Latencies.Add(o.Latencies)

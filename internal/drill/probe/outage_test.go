@@ -69,6 +69,18 @@ func TestJudge(t *testing.T) {
 			if want := at(c.longest).Sub(zero); got.Longest != want || !got.Since.Equal(at(c.beginAt)) {
 				t.Errorf("longest gap %s since %s, want %s since %s", got.Longest, got.Since.Sub(zero), want, at(c.beginAt).Sub(zero))
 			}
+			var ends []time.Time // of the requests that failed
+			for _, r := range c.requests {
+				if r.failure.text != "" && !r.sent.Before(at(c.from)) && r.sent.Before(at(c.to)) {
+					ends = append(ends, r.ended)
+				}
+			}
+			if len(ends) == 0 {
+				ends = []time.Time{{}}
+			}
+			if first, last := ends[0], ends[len(ends)-1]; !got.FirstFailed.Equal(first) || !got.LastFailed.Equal(last) {
+				t.Errorf("requests failed from %s to %s, want %s to %s", got.FirstFailed, got.LastFailed, first, last)
+			}
 			if whole := judge(c.requests, at(c.from), at(c.to)); whole.Longest != got.Longest || whole.Requests != got.Requests {
 				t.Errorf("with all that was ever sent: %+v, with what matters: %+v", whole, got)
 			}
@@ -78,12 +90,15 @@ func TestJudge(t *testing.T) {
 
 func TestWorst(t *testing.T) {
 	got := Worst([]Outage{
-		{Requests: 10, Failed: 1, Longest: time.Second, Since: at(1), Errors: map[string]int{"timeout": 1}},
-		{Requests: 11, Failed: 3, Longest: 3 * time.Second, Since: at(2), Errors: map[string]int{"timeout": 2, "connection closed": 1}},
+		{Requests: 10, Failed: 1, Longest: time.Second, Since: at(1), FirstFailed: at(5), LastFailed: at(5), Errors: map[string]int{"timeout": 1}},
+		{Requests: 11, Failed: 3, Longest: 3 * time.Second, Since: at(2), FirstFailed: at(2), LastFailed: at(4), Errors: map[string]int{"timeout": 2, "connection closed": 1}},
 		{Requests: 12, Longest: 2 * time.Second, Since: at(3)},
 	})
 	if got.Requests != 33 || got.Failed != 4 || got.Longest != 3*time.Second || !got.Since.Equal(at(2)) || got.Errors["timeout"] != 3 {
 		t.Errorf("got %+v", got)
+	}
+	if !got.FirstFailed.Equal(at(2)) || !got.LastFailed.Equal(at(5)) {
+		t.Errorf("requests failed from %s to %s", got.FirstFailed, got.LastFailed)
 	}
 }
 
