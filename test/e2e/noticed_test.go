@@ -40,19 +40,27 @@ func (c *cluster) noticed(t *testing.T, ctx context.Context, begin, end time.Tim
 	if failed == 0 {
 		return 0
 	}
-	stood := c.stoodStill(t, ctx, begin, end)
-	if len(stood) == 0 {
-		for name, o := range map[string]probe.Outage{"new connections": report.New, "writes": report.Writes, "HTTP/2": report.HTTP2} {
-			if counted(o) > 0 {
-				first, last := o.FirstFailed.UTC().Format("15:04:05.000"), o.LastFailed.UTC().Format("15:04:05.000")
-				fmt.Printf("%s: from %s to %s:\n%s", t.Name(), first, last, c.saidAround(t, ctx, o.FirstFailed, o.LastFailed))
-				t.Logf("%s: %d of %d requests failed from %s to %s: %v, in the phases %v; the longest gap was %s", name, o.Failed, o.Requests, first, last, o.Errors, o.Phases, o.Longest.Round(time.Millisecond))
-			}
-		}
-		return failed
+	if c.excused(t, ctx, begin, end, failed) {
+		return 0
 	}
-	fmt.Printf("%s: the %d failed requests do not count, because this computer stood still: %s\n", t.Name(), failed, strings.Join(stood, "; "))
-	return 0
+	for name, o := range map[string]probe.Outage{"new connections": report.New, "writes": report.Writes, "HTTP/2": report.HTTP2} {
+		if counted(o) > 0 {
+			first, last := o.FirstFailed.UTC().Format("15:04:05.000"), o.LastFailed.UTC().Format("15:04:05.000")
+			fmt.Printf("%s: from %s to %s:\n%s", t.Name(), first, last, c.saidAround(t, ctx, o.FirstFailed, o.LastFailed))
+			t.Logf("%s: %d of %d requests failed from %s to %s: %v, in the phases %v; the longest gap was %s", name, o.Failed, o.Requests, first, last, o.Errors, o.Phases, o.Longest.Round(time.Millisecond))
+		}
+	}
+	return failed
+}
+
+// excused reports, and prints, whether requests of an interval that failed do not count, because this computer stood still.
+func (c *cluster) excused(t *testing.T, ctx context.Context, begin, end time.Time, failed int) bool {
+	t.Helper()
+	stood := c.stoodStill(t, ctx, begin, end)
+	if len(stood) > 0 {
+		fmt.Printf("%s: the %d failed requests do not count, because this computer stood still: %s\n", t.Name(), failed, strings.Join(stood, "; "))
+	}
+	return len(stood) > 0
 }
 
 // saidAround is what load balancers, and members of etcd, say of an outage, so that a failure explains itself wherever it happens. Of the
