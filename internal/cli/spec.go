@@ -156,7 +156,7 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 	f.StringVar(&usual.KeyFile, "ssh-key", "", "with --from-cluster: the key with which the hosts are reached, if not the usual ones")
 	f.StringVar(&usual.KnownHostsFile, "ssh-known-hosts", "", "with --from-cluster: where the host keys are verified and recorded (default ~/.ssh/known_hosts)")
 	f.StringVar(&usual.Jump, "ssh-jump", "", "with --from-cluster: the jump host in front of the hosts, as user@address:port; several are separated by commas")
-	f.StringVar(&usual.JumpKeyFile, "ssh-jump-key", "", "with --from-cluster: the key for the jump hosts, if it is another one")
+	f.StringVar(&usual.JumpKeyFile, "ssh-jump-key", "", "with --from-cluster: the key for the jump hosts, if it is another one; one for each of several, separated by commas")
 	f.StringVar(&ssh, "ssh-config", "", "fill in how SSH reaches the hosts as your OpenSSH does, and addresses that are missing; =`FILE` reads that file instead of the usual configuration")
 	f.Lookup("ssh-config").NoOptDefVal = usualSSHConfig
 	f.StringVar(&to, "to", usualFile, "the file to write (- for stdout); --file does the same")
