@@ -108,18 +108,21 @@ func (f scaleFlags) check(changed func(string) bool) error {
 }
 
 func (a *app) runScale(ctx context.Context, changed func(string) bool, f scaleFlags) error {
-	c, err := a.running(ctx)
+	var plug *labPlug
+	c, err := a.running(ctx, func(c *spec.Cluster) (err error) {
+		plug, err = plugOf(c)
+		switch {
+		case err != nil:
+			return err
+		case plug == nil:
+			return usageError{fmt.Errorf("the hosts of %s are no machines of a lab, and nodes are simulated only there", c.Metadata.Name)}
+		case c.Spec.LoadBalancer.Address == "":
+			return usageError{errors.New("the load balancer has no address in the spec at which simulated nodes would reach the API")}
+		}
+		return nil
+	})
 	if err != nil {
 		return err
-	}
-	plug, err := plugOf(c)
-	switch {
-	case err != nil:
-		return err
-	case plug == nil:
-		return usageError{fmt.Errorf("the hosts of %s are no machines of a lab, and nodes are simulated only there", c.Metadata.Name)}
-	case c.Spec.LoadBalancer.Address == "":
-		return usageError{errors.New("the load balancer has no address in the spec at which simulated nodes would reach the API")}
 	}
 	sink, done := a.progress()
 	out, err := scaleLab(ctx, c, plug.lab, changed, f, sink)

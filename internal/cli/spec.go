@@ -80,6 +80,9 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 			if a.file != "" {
 				to = a.file
 			}
+			if err := a.canReplace(to, yes); err != nil {
+				return err // before anything is read, names are looked up, or anybody waits for hosts
+			}
 			perm := os.FileMode(0o644)
 			if from != "" {
 				sensitive, err := a.fromTerraform(cmd, from, &o)
@@ -100,9 +103,6 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 				config = openSSHConfig(ssh)
 			}
 			if cmd.Flags().Changed("from-cluster") {
-				if err := toWrite(to, yes); err != nil {
-					return err // before anybody waits for the hosts
-				}
 				d, err := a.fromCluster(cmd, login, usual, config, given, o)
 				if err != nil {
 					return err
@@ -121,9 +121,6 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 			}
 			if to == "-" {
 				_, err := a.out.Write(data)
-				return err
-			}
-			if err := a.canWrite(to); err != nil {
 				return err
 			}
 			if err := writeSpec(to, data, perm, yes); err != nil {
@@ -354,6 +351,14 @@ func (a *app) validate() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&schema, "schema", false, "print the JSON schema of the spec instead")
 	return cmd
+}
+
+// canReplace refuses a file that cannot be written, or that exists already and is not to be replaced.
+func (a *app) canReplace(file string, replace bool) error {
+	if err := toWrite(file, replace); err != nil {
+		return err
+	}
+	return a.canWrite(file)
 }
 
 // toWrite refuses a file that exists already and is not to be replaced.
