@@ -55,6 +55,30 @@ func (c *cluster) noticed(t *testing.T, ctx context.Context, begin, end time.Tim
 	return 0
 }
 
+// unserved are the failed requests of clients other than those of noticed, each with the reason: none if this computer stood still meanwhile. Timeouts
+// count: these clients are few, and what is sent to a pod or a host that is gone times out.
+func (c *cluster) unserved(t *testing.T, ctx context.Context, who string, begin, end time.Time, failed []string) []string {
+	t.Helper()
+	if len(failed) == 0 {
+		return nil
+	}
+	fmt.Printf("%s: %s: %d requests failed: the first: %s; the last: %s\n", t.Name(), who, len(failed), failed[0], failed[len(failed)-1])
+	if c.excused(t, ctx, fmt.Sprintf("%d failed requests (%s)", len(failed), who), begin, end) {
+		return nil
+	}
+	return failed
+}
+
+// excused says that this computer stood still in an interval, so that something does not count for which no fault of the cluster is needed then.
+func (c *cluster) excused(t *testing.T, ctx context.Context, what string, begin, end time.Time) bool {
+	t.Helper()
+	stood := c.stoodStill(t, ctx, begin, end)
+	if len(stood) > 0 {
+		fmt.Printf("%s: this does not count, because this computer stood still: %s: %s\n", t.Name(), what, strings.Join(stood, "; "))
+	}
+	return len(stood) > 0
+}
+
 // saidAround is what load balancers, and members of etcd, say of an outage, so that a failure explains itself wherever it happens. Of the
 // connections it has only those that a load balancer or the watchdog ended.
 func (c *cluster) saidAround(t *testing.T, ctx context.Context, begin, end time.Time) string {
