@@ -119,10 +119,7 @@ func (a *app) unlock(ctx context.Context, c *spec.Cluster) {
 	var files []string
 	for _, h := range c.Spec.Hosts {
 		if h.Address != "" {
-			files = append(files, h.SSH.KeyFile)
-			if h.SSH.JumpKeyFile != "" {
-				files = append(files, h.SSH.JumpKeyFile)
-			}
+			files = append(append(files, h.SSH.KeyFile), h.SSH.JumpKeyFiles()...)
 		}
 	}
 	a.access.Prepare(files)

@@ -221,7 +221,7 @@ size of etcd, and is removed afterwards.`,
 				out.Verified, err = backup.Verify(cmd.Context(), r, dir, then)
 				return err
 			}
-			if _, missing := os.Stat(name); name != "" && (missing == nil || strings.ContainsRune(name, filepath.Separator)) {
+			if name != "" && isFile(name) {
 				f, ferr := openFile(name)
 				if ferr != nil {
 					return ferr

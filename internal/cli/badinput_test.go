@@ -5,12 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"filippo.io/age"
+
+	"quorate.dev/quorate/internal/host/sshtest"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // names lists everything below a directory.
@@ -102,6 +107,71 @@ func TestResultsThatCannotBeWritten(t *testing.T) {
 		code, out, errOut := quorate(t, strings.Fields(line)...)
 		if code != exitUsage || out != "" || !strings.Contains(errOut, "cannot be written") && !strings.Contains(errOut, "already exists") && !strings.Contains(errOut, "not a directory") {
 			t.Errorf("quorate %s: exit status %d, stdout %q, stderr %q", line, code, out, errOut)
+		}
+	}
+}
+
+// TestWhatIsWrongIsFoundBeforeAnyHostIsAsked: an argument that is wrong costs nobody a connection, and no confirmation of keys.
+func TestWhatIsWrongIsFoundBeforeAnyHostIsAsked(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("HOME", dir)
+	t.Setenv("SSH_AUTH_SOCK", "")
+	listener, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	var asked atomic.Int32
+	go func() {
+		for {
+			nc, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			asked.Add(1)
+			nc.Close()
+		}
+	}()
+	key, _, err := sshtest.NewKey(dir, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := spec.Load("../../examples/stacked.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range c.Spec.Hosts {
+		c.Spec.Hosts[i].SSH = spec.SSH{Address: fmt.Sprintf("127.0.0.%d", i+2), User: "root", Port: listener.Addr().(*net.TCPAddr).Port, KeyFile: key, KnownHostsFile: filepath.Join(dir, "known")}
+	}
+	text, err := spec.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	for name, content := range map[string]string{"cluster.yaml": string(text), "identity": identity.String() + "\n", "backup": "no backup", "damaged": "{damaged", "report": "{}"} {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, line := range []string{
+		"restore --identity missing backup", "restore --identity identity ./missing", "restore --identity identity --keys missing backup", "restore --identity identity --replace-cluster other backup",
+		"restore --from-data nobody:/mnt", "restore --from-data missing", "recover --data nobody:/mnt", "recover --from nobody", "maintain nobody", "maintain zone/none", "reset nobody", "reset --yes cp-a nobody",
+		"kubeconfig --to damaged --merge", "kubeconfig --to backup", "drill --yes --objectives damaged", "drill --yes --html missing/x/y -f missing", "dashboard --drill report --snapshot new",
+		"dashboard --tls-cert damaged --tls-key damaged", "lab scale --nodes 5", "up --from-backup backup --identity missing", "up --from-backup backup --identity identity --name Not_A_Name",
+		"up --from-backup backup --identity identity --keys missing",
+	} {
+		code, _, errOut := quorate(t, strings.Fields(line)...)
+		if n := asked.Swap(0); code != exitUsage || n != 0 {
+			t.Errorf("quorate %s: exit status %d after %d connections, %s", line, code, n, errOut)
+		}
+	}
+	for _, line := range []string{"recover", "status"} {
+		if code, _, errOut := quorate(t, line); asked.Swap(0) == 0 {
+			t.Errorf("quorate %s connects to no host, so this test proves nothing: exit status %d, %s", line, code, errOut)
 		}
 	}
 }

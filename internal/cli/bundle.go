@@ -95,6 +95,12 @@ compiler for that architecture is installed on this machine, and apt must reach 
 
 With --monitoring, the bundle also contains Prometheus, Alertmanager, node exporter, and kube-state-metrics, for clusters with
 spec.monitoring.prometheus.install. Both bundles of a version can be in the cache: verify, export, and push have the same flag.`,
+		PreRunE: func(*cobra.Command, []string) error {
+			if !slices.Contains(bundle.Versions(), of.version) {
+				return &bundle.UnknownVersionError{Version: of.version}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			sink, done := a.progress()
 			b, err := func() (*bundle.Bundle, error) {

@@ -66,12 +66,14 @@ them (--releases and --registry). With -f, the spec's components section determi
 			if err := checkAccess(c); err != nil {
 				return err
 			}
-			signatures := spec.CheckSignatures(c.Signatures, c.Releases != "")
+			signatures, digest := spec.CheckSignatures(c.Signatures, c.Releases != ""), spec.CheckDigest(c.Digest)
 			switch {
 			case a.file != "" && (len(args) > 0 || c != spec.Components{}):
 				return usageError{errors.New("with -f, the spec determines the bundle's source: leave out the reference and the other flags")}
 			case a.file != "":
 				return nil
+			case digest != nil:
+				return usageError{digest}
 			case len(args) == 1 && (c.Releases != "" || c.Registry != "" || c.Signatures != spec.Signatures{}):
 				return usageError{errors.New("--releases, --registry, and --signatures cannot be combined with a reference: leave out the reference, or leave out the flags")}
 			case len(args) == 1:

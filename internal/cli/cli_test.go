@@ -38,6 +38,8 @@ func TestUsageErrors(t *testing.T) {
 		"down --name ../x":                                 "is not a DNS label",
 		"bundle build --kubernetes-version v1.2.3":         "cannot make a bundle",
 		"bundle pull a:b:c":                                "is not a registry reference",
+		"bundle pull r.example.com/b:v1 --digest abc":      "is not a digest",
+		"bundle pull --digest sha256:abc":                  "is not a digest",
 		"init --control-planes 99999":                      "at most 5000 nodes",
 		"status --strict-host-keys --accept-new-host-keys": "cannot be combined",
 		"stauts":                               `did you mean "status"?`,
@@ -140,6 +142,9 @@ func TestUsageErrors(t *testing.T) {
 		if code != exitUsage || !strings.Contains(errOut, want) || out != "" {
 			t.Errorf("quorate %s: exit status %d, stdout %q, stderr %q; want %d and %q", line, code, out, errOut, exitUsage, want)
 		}
+		if strings.Contains(errOut, "The source of the bundle is") {
+			t.Errorf("quorate %s: servers are asked before the arguments are checked: %s", line, errOut)
+		}
 	}
 }
 
@@ -198,7 +203,7 @@ func TestUpKeepsTheSource(t *testing.T) {
 				t.Fatal(err)
 			}
 			var said bytes.Buffer
-			c, otherwise, err := (&app{err: &said}).upDefault(t.Context(), "x", tc.given, "")
+			c, otherwise, err := (&app{err: &said}).upDefault(t.Context(), "x", tc.given, "", func(*spec.Cluster) error { return nil })
 			switch {
 			case said.Len() > 0 || otherwise != nil:
 				t.Errorf("it was chosen: %s", said.String())

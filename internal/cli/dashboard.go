@@ -92,14 +92,25 @@ func (a *app) runDashboard(ctx context.Context, f dashboardFlags) error {
 	if err := a.canWrite(f.snapshot); err != nil {
 		return err
 	}
+	var certificate *tls.Certificate
+	if f.cert != "" {
+		loaded, err := tls.LoadX509KeyPair(f.cert, f.key)
+		if err != nil {
+			return usageError{fmt.Errorf("reading the certificate of the dashboard: %w", err)}
+		}
+		certificate = &loaded
+	}
 	w := &watching{app: a, path: path, plans: f.plan}
 	w.changed()
-	if w.spec, err = a.running(ctx); err != nil {
-		return err
-	}
-	drills, err := reports(f.drills, w.spec.Metadata.Name)
+	var drills []dashboard.Drill
+	w.spec, err = a.running(ctx, func(c *spec.Cluster) (err error) {
+		if drills, err = reports(f.drills, c.Metadata.Name); err != nil {
+			return usageError{err}
+		}
+		return nil
+	})
 	if err != nil {
-		return usageError{err}
+		return err
 	}
 	w.observer.Open = func(ctx context.Context) *run.Engine { return run.OpenToRead(ctx, w.spec, progress.Discard) } // it looks again soon
 	defer w.observer.Close()
@@ -109,14 +120,6 @@ func (a *app) runDashboard(ctx context.Context, f dashboardFlags) error {
 	feed, err := dashboard.NewFeed(w.look, f.interval, drills)
 	if err != nil {
 		return err
-	}
-	var certificate *tls.Certificate
-	if f.cert != "" {
-		loaded, err := tls.LoadX509KeyPair(f.cert, f.key)
-		if err != nil {
-			return usageError{fmt.Errorf("reading the certificate of the dashboard: %w", err)}
-		}
-		certificate = &loaded
 	}
 	server, err := dashboard.NewServer(ctx, f.listen, certificate, feed)
 	if wrong, is := errors.AsType[*dashboard.AddressError](err); is {

@@ -128,18 +128,20 @@ func (f drillFlags) check(output string) error {
 }
 
 func (a *app) runDrill(ctx context.Context, f drillFlags) error {
-	c, err := a.running(ctx)
-	if err != nil {
-		return err
-	}
 	if err := a.canWrite(f.html, f.unit, f.json); err != nil {
 		return err
 	}
-	objectives, own, err := f.objectivesOf(c)
-	if err != nil {
-		return usageError{err}
-	}
-	plug, err := plugOf(c)
+	var objectives, own []drill.Objective
+	var plug *labPlug
+	c, err := a.running(ctx, func(c *spec.Cluster) (err error) {
+		if objectives, own, err = f.objectivesOf(c); err != nil {
+			return usageError{err}
+		}
+		if plug, err = plugOf(c); err == nil && f.beyond && plug == nil {
+			return cluster.OnlyInLab()
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -150,8 +152,6 @@ func (a *app) runDrill(ctx context.Context, f drillFlags) error {
 		return a.listFaults(ctx, c, f, plug)
 	}
 	switch {
-	case f.beyond && plug == nil:
-		return cluster.OnlyInLab()
 	case f.yes:
 	case f.beyond:
 		text := fmt.Sprintf("Faults will be injected into %s although the margins may not allow them. Each one may take away the whole cluster until it is healed, after %s.\n\n", c.Metadata.Name, f.lasts)

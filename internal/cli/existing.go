@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"quorate.dev/quorate/internal/existing"
+	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/sshconfig"
@@ -26,8 +27,9 @@ func (a *app) fromCluster(cmd *cobra.Command, login string, usual spec.SSH, conf
 	if err != nil {
 		return none, usageError{fmt.Errorf("--from-cluster: %w", err)}
 	}
-	usual.User, usual.Port = ssh.User, ssh.Port
+	usual.User = ssh.User
 	first := []spec.Host{{Name: address, SSH: usual}}
+	first[0].SSH.Port = ssh.Port
 	if config != nil {
 		notes, err := config.Apply(ctx, first)
 		if err != nil {
@@ -53,15 +55,53 @@ func (a *app) fromCluster(cmd *cobra.Command, login string, usual spec.SSH, conf
 		}
 		a.notes(notes)
 	}
+	guessed := atPort(c.Spec.Hosts, ssh.Port)
 	all := reachable(c)
 	a.unlock(ctx, all)
 	sink, done = a.progress()
 	obs := run.ReadAll(ctx, all, seen, api, sink)
+	var lost []spec.Host
+	for _, h := range c.Spec.Hosts {
+		if obs.Hosts[h.Name].Error != "" && slices.Contains(guessed, h.Name) {
+			lost = append(lost, h)
+		}
+	}
+	if found := run.FindPorts(ctx, lost, func(h spec.Host) []int { return portsToTry(h, c.Spec.Hosts) }, sink); len(found) > 0 {
+		for i, h := range c.Spec.Hosts {
+			if j := slices.IndexFunc(lost, func(l spec.Host) bool { return l.Name == h.Name }); j >= 0 {
+				c.Spec.Hosts[i].SSH.Port = lost[j].SSH.Port
+			}
+		}
+		obs = run.ReadAll(ctx, reachable(c), seen, api, sink)
+	}
 	done()
 	if err := ctx.Err(); err != nil {
 		return none, explain(ctx, err)
 	}
 	return existing.Describe(c, obs, g), nil
+}
+
+// atPort gives the port of the login to hosts of which nobody says another one, and returns their names.
+func atPort(hosts []spec.Host, port int) (guessed []string) {
+	for i, h := range hosts {
+		if h.SSH.Port == 0 {
+			hosts[i].SSH.Port = port
+			guessed = append(guessed, h.Name)
+		}
+	}
+	return guessed
+}
+
+// portsToTry are where sshd of a host may listen that is not reached at the port of the login: where this machine has reached it before, at the usual
+// port, or where it is on other hosts.
+func portsToTry(h spec.Host, all []spec.Host) []int {
+	ports := append(host.KnownPorts(h.SSH.KnownHostsFile, h.SSHAddress()), spec.DefaultSSHPort)
+	for _, other := range all {
+		if other.SSH.Port != 0 {
+			ports = append(ports, other.SSH.Port)
+		}
+	}
+	return ports
 }
 
 // reachable returns a copy of a spec that says how each host is reached, also where that is as usual.

@@ -34,10 +34,6 @@ func (a *app) kubeconfig() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.running(cmd.Context())
-			if err != nil {
-				return err
-			}
 			if to != "" {
 				if _, err := os.Stat(to); err == nil && !merge {
 					return usageError{fmt.Errorf("%s already exists: pass --merge to add to it, or choose another file", to)}
@@ -45,6 +41,13 @@ func (a *app) kubeconfig() *cobra.Command {
 				if err := a.canWrite(to); err != nil {
 					return err
 				}
+				if _, _, err := readKubeconfig(to); err != nil {
+					return usageError{err}
+				}
+			}
+			c, err := a.running(cmd.Context())
+			if err != nil {
+				return err
 			}
 			e := run.OpenToRead(cmd.Context(), c, progress.Discard)
 			defer e.Close()
@@ -78,18 +81,29 @@ func (a *app) kubeconfig() *cobra.Command {
 	return cmd
 }
 
+// readKubeconfig reads a kubeconfig to add to; both are nil if there is no such file.
+func readKubeconfig(file string) (content []byte, config *api.Config, err error) {
+	content, err = paths.Read(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if config, err = clientcmd.Load(content); err != nil {
+		return nil, nil, fmt.Errorf("reading %s: %w", file, err)
+	}
+	return content, config, nil
+}
+
 // writeKubeconfig writes a kubeconfig, or adds it to the one that is in the file. When an entry that is there is replaced
 // by another one, the file as it was is kept under the name that is returned.
 func writeKubeconfig(file string, config *api.Config) (kept string, err error) {
-	have, err := paths.Read(file)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	have, into, err := readKubeconfig(file)
+	if err != nil {
 		return "", err
 	}
-	if err == nil {
-		into, err := clientcmd.Load(have)
-		if err != nil {
-			return "", fmt.Errorf("reading %s: %w", file, err)
-		}
+	if into != nil {
 		if replaced := run.Merge(into, config); replaced {
 			if kept, err = keepKubeconfig(file, have); err != nil {
 				return "", err

@@ -15,6 +15,7 @@ import (
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/machines"
 	"quorate.dev/quorate/internal/require"
+	"quorate.dev/quorate/internal/spec"
 )
 
 func (a *app) lab() *cobra.Command {
@@ -75,15 +76,17 @@ func (a *app) labCreate() *cobra.Command {
 			if len(args) == 1 {
 				name = args[0]
 			}
-			c, otherwise, err := a.upSpec(cmd.Context(), name, sourceAuto, family)
+			c, otherwise, err := a.upSpec(cmd.Context(), name, sourceAuto, family, func(c *spec.Cluster) error {
+				if !c.NeedsLab() {
+					return usageError{errors.New("all hosts of the spec have addresses, so there are no lab machines to create")}
+				}
+				if err := o.Check(c); err != nil {
+					return usageError{err}
+				}
+				return nil
+			})
 			if err != nil {
 				return err
-			}
-			if !c.NeedsLab() {
-				return usageError{errors.New("all hosts of the spec have addresses, so there are no lab machines to create")}
-			}
-			if err := o.Check(c); err != nil {
-				return usageError{err}
 			}
 			o.Bundle, o.Otherwise = !empty, otherwise
 			sink, done := a.progress()

@@ -108,21 +108,28 @@ func (f scaleFlags) check(changed func(string) bool) error {
 }
 
 func (a *app) runScale(ctx context.Context, changed func(string) bool, f scaleFlags) error {
-	c, err := a.running(ctx)
+	var plug *labPlug
+	var notes []string
+	c, err := a.running(ctx, func(c *spec.Cluster) (err error) {
+		plug, err = plugOf(c)
+		switch {
+		case err != nil:
+			return err
+		case plug == nil:
+			return usageError{fmt.Errorf("the hosts of %s are no machines of a lab, and nodes are simulated only there", c.Metadata.Name)}
+		case c.Spec.LoadBalancer.Address == "":
+			return usageError{errors.New("the load balancer has no address in the spec at which simulated nodes would reach the API")}
+		}
+		if changed("nodes") {
+			notes, err = fits(c, f)
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	plug, err := plugOf(c)
-	switch {
-	case err != nil:
-		return err
-	case plug == nil:
-		return usageError{fmt.Errorf("the hosts of %s are no machines of a lab, and nodes are simulated only there", c.Metadata.Name)}
-	case c.Spec.LoadBalancer.Address == "":
-		return usageError{errors.New("the load balancer has no address in the spec at which simulated nodes would reach the API")}
-	}
 	sink, done := a.progress()
-	out, err := scaleLab(ctx, c, plug.lab, changed, f, sink)
+	out, err := scaleLab(ctx, c, plug.lab, changed, f, notes, sink)
 	done()
 	if out != nil {
 		if e := a.print(out, func(w io.Writer) error { return writeScaled(w, out) }); e != nil {
@@ -132,7 +139,7 @@ func (a *app) runScale(ctx context.Context, changed func(string) bool, f scaleFl
 	return explain(ctx, err)
 }
 
-func scaleLab(ctx context.Context, c *spec.Cluster, l *lab.Lab, changed func(string) bool, f scaleFlags, sink progress.Sink) (*scaled, error) {
+func scaleLab(ctx context.Context, c *spec.Cluster, l *lab.Lab, changed func(string) bool, f scaleFlags, notes []string, sink progress.Sink) (*scaled, error) {
 	e := run.OpenToRead(ctx, c, sink)
 	defer e.Close()
 	admin, err := e.Kubeconfig(ctx)
@@ -148,18 +155,13 @@ func scaleLab(ctx context.Context, c *spec.Cluster, l *lab.Lab, changed func(str
 		return nil, err
 	}
 	s := &scale.Scaler{Client: client, Cluster: c, Sink: sink}
-	out := &scaled{Cluster: c.Metadata.Name}
+	out := &scaled{Cluster: c.Metadata.Name, Notes: notes}
 	if f.remove {
 		if err := progress.Track(ctx, sink, "", "scale/remove", "remove simulated nodes and pods", s.Remove); err != nil {
 			return nil, err
 		}
 		out.Removed = true
 		return out, l.RemoveMachine(ctx, scale.Machine)
-	}
-	if changed("nodes") {
-		if out.Notes, err = fits(c, f); err != nil {
-			return nil, err
-		}
 	}
 	if err := simulate(ctx, c, l, s, config.CAData, sink); err != nil {
 		return nil, err

@@ -76,13 +76,15 @@ It is safe to interrupt: run it again to finish the work, or undo it.`,
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			c, err := a.running(ctx)
+			var targets []plan.Target
+			c, err := a.running(ctx, func(c *spec.Cluster) (err error) {
+				if targets, err = targetsOf(c, args, all); err != nil {
+					return usageError{err}
+				}
+				return nil
+			})
 			if err != nil {
 				return err
-			}
-			targets, err := targetsOf(c, args, all)
-			if err != nil {
-				return usageError{err}
 			}
 			out := maintained{Cluster: c.Metadata.Name, Maintenance: !undo && !reboot, Rebooted: reboot}
 			var hosts []spec.Host

@@ -70,21 +70,23 @@ It is safe to interrupt: run the same command again. docs/recovery.md is the run
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			c, err := a.running(ctx)
+			o := run.RecoverOptions{}
+			var host, path string
+			c, err := a.running(ctx, func(c *spec.Cluster) (err error) {
+				if o.Data, err = namedData(c, data); err == nil && from != "" {
+					host, path, err = copyOf(c, from)
+				}
+				if err != nil {
+					return usageError{err}
+				}
+				return nil
+			})
 			if err != nil {
 				return err
-			}
-			o := run.RecoverOptions{}
-			if o.Data, err = namedData(c, data); err != nil {
-				return usageError{err}
 			}
 			if from == "" {
 				o.Decision = &d
 				return a.examine(ctx, c, o)
-			}
-			host, path, err := copyOf(c, from)
-			if err != nil {
-				return usageError{err}
 			}
 			if path != "" && !slices.Contains(o.Data[host], path) {
 				o.Data[host] = append(o.Data[host], path)

@@ -53,11 +53,8 @@ Before anything is changed, the steps are shown, and you are asked for the name 
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.running(cmd.Context())
+			c, err := a.running(cmd.Context(), func(c *spec.Cluster) error { return knownHosts(c, args) })
 			if err != nil {
-				return err
-			}
-			if err := knownHosts(c, args); err != nil {
 				return err
 			}
 			sink, done := a.progress()

@@ -70,24 +70,26 @@ If it is interrupted, run the same command again: it then finishes. docs/restori
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			c, err := a.cluster(ctx)
+			if len(args) == 1 {
+				o.KeysDir = keys // what the backup does not have
+				if err := readable(args[0], identity, keys); err != nil {
+					return usageError{err}
+				}
+			}
+			c, err := a.cluster(ctx, func(c *spec.Cluster) (err error) {
+				if replace != "" && replace != c.Metadata.Name {
+					return usageError{fmt.Errorf("--replace-cluster %s: the spec is of the cluster %s; nothing was changed", replace, c.Metadata.Name)}
+				}
+				if from.Data, err = dataSource(c, "--from-data", data); err == nil && len(args) == 0 {
+					from.Keys, err = dataSource(c, "--keys", keys)
+				}
+				if err != nil {
+					return usageError{err}
+				}
+				return nil
+			})
 			if err != nil {
 				return err
-			}
-			if replace != "" && replace != c.Metadata.Name {
-				return usageError{fmt.Errorf("--replace-cluster %s: the spec is of the cluster %s; nothing was changed", replace, c.Metadata.Name)}
-			}
-			if data == "" {
-				o.KeysDir = keys
-			} else {
-				if from.Data, err = dataSource(c, "--from-data", data); err != nil {
-					return usageError{err}
-				}
-				if len(args) == 1 {
-					o.KeysDir = keys // what the backup does not have
-				} else if from.Keys, err = dataSource(c, "--keys", keys); err != nil {
-					return usageError{err}
-				}
 			}
 			dir, remove, err := backup.Scratch()
 			if err != nil {
@@ -144,6 +146,38 @@ func keysFlag(cmd *cobra.Command, dir *string) {
 	cmd.Flags().StringVar(dir, "keys", "", "a directory with keys that the backup does not have, such as ca.key")
 }
 
+// readable says whether the backup, if it is a file, the identity, and the directory of keys of a command can be read.
+func readable(backup, identity, keys string) error {
+	if _, err := identitiesIn(identity); err != nil {
+		return err
+	}
+	if isFile(backup) {
+		f, err := openFile(backup)
+		if err != nil {
+			return err
+		}
+		f.Close()
+	}
+	if keys != "" {
+		return directory("--keys", keys)
+	}
+	return nil
+}
+
+// isFile says whether a backup is named as a file on this machine, and not as one in the store.
+func isFile(name string) bool {
+	_, missing := os.Stat(name)
+	return missing == nil || strings.ContainsRune(name, filepath.Separator)
+}
+
+// directory refuses what is no directory on this machine.
+func directory(flag, dir string) error {
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return fmt.Errorf("%s %s: there is no such directory on this machine", flag, dir)
+	}
+	return nil
+}
+
 // dataSource reads [HOST:]DIRECTORY. It is empty for an empty text.
 func dataSource(c *spec.Cluster, flag, text string) (run.DataSource, error) {
 	if text == "" {
@@ -160,8 +194,8 @@ func dataSource(c *spec.Cluster, flag, text string) (run.DataSource, error) {
 	if err != nil {
 		return run.DataSource{}, err
 	}
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		return run.DataSource{}, fmt.Errorf("%s %s: there is no such directory on this machine; a directory on a host is HOST:DIRECTORY", flag, text)
+	if err := directory(flag, text); err != nil {
+		return run.DataSource{}, fmt.Errorf("%w; a directory on a host is HOST:DIRECTORY", err)
 	}
 	return run.DataSource{Dir: dir}, nil
 }
@@ -213,7 +247,7 @@ func (a *app) readBackup(ctx context.Context, name, identity, dir string, o *run
 		return err
 	}
 	var in io.Reader
-	if _, missing := os.Stat(name); missing == nil || e == nil || strings.ContainsRune(name, filepath.Separator) {
+	if e == nil || isFile(name) {
 		f, ferr := openFile(name)
 		if ferr != nil {
 			return fmt.Errorf("reading the backup: %w", ferr)

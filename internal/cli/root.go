@@ -308,14 +308,15 @@ func (a *app) check(path string, o spec.Options) (*spec.Cluster, error) {
 	return c, nil
 }
 
-// cluster reads the spec of a cluster whose hosts the command will connect to.
-func (a *app) cluster(ctx context.Context) (*spec.Cluster, error) {
-	return a.unlocked(ctx, spec.Options{Versions: bundle.Versions()})
+// cluster reads the spec of a cluster whose hosts the command will connect to. The checks are those of arguments that only the spec can
+// tell right from wrong: they come before anybody is asked anything, and before any host is.
+func (a *app) cluster(ctx context.Context, checks ...func(*spec.Cluster) error) (*spec.Cluster, error) {
+	return a.unlocked(ctx, spec.Options{Versions: bundle.Versions()}, checks)
 }
 
 // running is cluster for commands that need no bundle: the cluster can be older than every version that can be built.
-func (a *app) running(ctx context.Context) (*spec.Cluster, error) {
-	return a.unlocked(ctx, anyManaged())
+func (a *app) running(ctx context.Context, checks ...func(*spec.Cluster) error) (*spec.Cluster, error) {
+	return a.unlocked(ctx, anyManaged(), checks)
 }
 
 // anyManaged accepts the specs of all clusters that this quorate can work with, also of those that it cannot build.
@@ -338,12 +339,18 @@ func open(ctx context.Context, c *spec.Cluster, sink progress.Sink, dryRun bool)
 	return run.Open(ctx, c, sink)
 }
 
-func (a *app) unlocked(ctx context.Context, o spec.Options) (*spec.Cluster, error) {
+func (a *app) unlocked(ctx context.Context, o spec.Options, checks []func(*spec.Cluster) error) (*spec.Cluster, error) {
 	c, err := a.addressed(o)
-	if err == nil {
-		a.unlock(ctx, c)
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	for _, check := range checks {
+		if err := check(c); err != nil {
+			return nil, err
+		}
+	}
+	a.unlock(ctx, c)
+	return c, nil
 }
 
 // addressed reads the spec of a cluster whose hosts exist. The hosts of a spec without addresses are those of its lab.

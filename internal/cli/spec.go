@@ -80,6 +80,9 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 			if a.file != "" {
 				to = a.file
 			}
+			if err := a.canReplace(to, yes); err != nil {
+				return err // before anything is read, names are looked up, or anybody waits for hosts
+			}
 			perm := os.FileMode(0o644)
 			if from != "" {
 				sensitive, err := a.fromTerraform(cmd, from, &o)
@@ -100,9 +103,6 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 				config = openSSHConfig(ssh)
 			}
 			if cmd.Flags().Changed("from-cluster") {
-				if err := toWrite(to, yes); err != nil {
-					return err // before anybody waits for the hosts
-				}
 				d, err := a.fromCluster(cmd, login, usual, config, given, o)
 				if err != nil {
 					return err
@@ -121,9 +121,6 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 			}
 			if to == "-" {
 				_, err := a.out.Write(data)
-				return err
-			}
-			if err := a.canWrite(to); err != nil {
 				return err
 			}
 			if err := writeSpec(to, data, perm, yes); err != nil {
@@ -156,7 +153,7 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 	f.StringVar(&usual.KeyFile, "ssh-key", "", "with --from-cluster: the key with which the hosts are reached, if not the usual ones")
 	f.StringVar(&usual.KnownHostsFile, "ssh-known-hosts", "", "with --from-cluster: where the host keys are verified and recorded (default ~/.ssh/known_hosts)")
 	f.StringVar(&usual.Jump, "ssh-jump", "", "with --from-cluster: the jump host in front of the hosts, as user@address:port; several are separated by commas")
-	f.StringVar(&usual.JumpKeyFile, "ssh-jump-key", "", "with --from-cluster: the key for the jump hosts, if it is another one")
+	f.StringVar(&usual.JumpKeyFile, "ssh-jump-key", "", "with --from-cluster: the key for the jump hosts, if it is another one; one for each of several, separated by commas")
 	f.StringVar(&ssh, "ssh-config", "", "fill in how SSH reaches the hosts as your OpenSSH does, and addresses that are missing; =`FILE` reads that file instead of the usual configuration")
 	f.Lookup("ssh-config").NoOptDefVal = usualSSHConfig
 	f.StringVar(&to, "to", usualFile, "the file to write (- for stdout); --file does the same")
@@ -354,6 +351,14 @@ func (a *app) validate() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&schema, "schema", false, "print the JSON schema of the spec instead")
 	return cmd
+}
+
+// canReplace refuses a file that cannot be written, or that exists already and is not to be replaced.
+func (a *app) canReplace(file string, replace bool) error {
+	if err := toWrite(file, replace); err != nil {
+		return err
+	}
+	return a.canWrite(file)
 }
 
 // toWrite refuses a file that exists already and is not to be replaced.

@@ -11,6 +11,7 @@ import (
 
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/run"
+	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/status"
 	"quorate.dev/quorate/internal/ui"
 )
@@ -40,12 +41,14 @@ keys, Page Up, Page Down, Home, and End scroll it, and q ends it. quorate dashbo
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.running(cmd.Context())
+			c, err := a.running(cmd.Context(), func(c *spec.Cluster) error {
+				if !compare || !c.ExistingEtcd() {
+					return nil
+				}
+				return usageError{errors.New("--compare-etcd compares the members of an etcd that Quorate manages, and spec.etcd.endpoints names one of your own: `etcdctl endpoint hashkv --cluster` compares its members")}
+			})
 			if err != nil {
 				return err
-			}
-			if compare && c.ExistingEtcd() {
-				return usageError{errors.New("--compare-etcd compares the members of an etcd that Quorate manages, and spec.etcd.endpoints names one of your own: `etcdctl endpoint hashkv --cluster` compares its members")}
 			}
 			observer := run.Observer{Open: func(ctx context.Context) *run.Engine { return run.OpenToRead(ctx, c, progress.Discard) }}
 			defer observer.Close()

@@ -73,7 +73,7 @@ its hosts, and nothing outside of the lab can be reached from there. The workloa
 				lab.Name = name
 				return a.upFromBackup(cmd.Context(), from, identity, lab, run.RestoreOptions{KeysDir: keys, Ignore: ignore})
 			}
-			c, otherwise, err := a.upSpec(cmd.Context(), name, source, family)
+			c, otherwise, err := a.upSpec(cmd.Context(), name, source, family, func(*spec.Cluster) error { return nil })
 			if err != nil {
 				return err
 			}
@@ -110,6 +110,14 @@ const sourceAuto = "auto"
 
 // upFromBackup creates a copy of the cluster in a backup.
 func (a *app) upFromBackup(ctx context.Context, file, identity string, lab spec.LabOptions, o run.RestoreOptions) error {
+	if err := readable(file, identity, o.KeysDir); err != nil {
+		return usageError{err}
+	}
+	if lab.Name != "" {
+		if errs := spec.Validate(spec.DefaultLab(lab.Name), spec.Options{Versions: bundle.Versions(), Lab: true}); len(errs) > 0 {
+			return errs
+		}
+	}
 	dir, remove, err := backup.Scratch()
 	if err != nil {
 		return err
@@ -147,8 +155,8 @@ func knownSource(source, family string) error {
 }
 
 // upSpec is the spec of the cluster that up creates, and the one that it creates if the bundle of the first cannot be obtained; nil if there is
-// no other.
-func (a *app) upSpec(ctx context.Context, name, source, family string) (c, otherwise *spec.Cluster, _ error) {
+// no other. What the arguments ask of the hosts is checked before any server is asked for a bundle.
+func (a *app) upSpec(ctx context.Context, name, source, family string, check func(*spec.Cluster) error) (c, otherwise *spec.Cluster, _ error) {
 	path := a.file
 	if path == "" {
 		if _, err := os.Stat(usualFile); err == nil {
@@ -159,7 +167,7 @@ func (a *app) upSpec(ctx context.Context, name, source, family string) (c, other
 		if name == "" {
 			name = spec.DefaultName
 		}
-		return a.upDefault(ctx, name, source, family)
+		return a.upDefault(ctx, name, source, family, check)
 	}
 	if source != sourceAuto {
 		return nil, nil, usageError{fmt.Errorf("--source is for the cluster that up creates without a spec; in %s, components.source says it", path)}
@@ -178,6 +186,9 @@ func (a *app) upSpec(ctx context.Context, name, source, family string) (c, other
 		if c, err = a.load(path, false); err != nil {
 			return nil, nil, err
 		}
+		if err := check(c); err != nil {
+			return nil, nil, err
+		}
 		a.unlock(ctx, c)
 		return c, nil, nil
 	}
@@ -185,11 +196,11 @@ func (a *app) upSpec(ctx context.Context, name, source, family string) (c, other
 	if errs := spec.Validate(c, spec.Options{Versions: bundle.Versions(), Lab: true}); len(errs) > 0 {
 		return nil, nil, errs
 	}
-	return c, nil, nil
+	return c, nil, check(c)
 }
 
 // upDefault is the default cluster, with its bundle from a source that is chosen if nobody says it.
-func (a *app) upDefault(ctx context.Context, name, source, family string) (c, otherwise *spec.Cluster, _ error) {
+func (a *app) upDefault(ctx context.Context, name, source, family string, check func(*spec.Cluster) error) (c, otherwise *spec.Cluster, _ error) {
 	file := machines.SpecFile(name)
 	existing, unread := spec.Load(file)
 	families := ipFamilies[family]
@@ -206,6 +217,9 @@ func (a *app) upDefault(ctx context.Context, name, source, family string) (c, ot
 	}
 	compiled, err := from(spec.SourceModules)
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := check(compiled); err != nil { // its hosts are those of every source
 		return nil, nil, err
 	}
 	if source == sourceAuto {

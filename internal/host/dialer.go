@@ -255,7 +255,7 @@ func (d *dialer) jump(ctx context.Context, t Target) (*ssh.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := fmt.Sprint(to.User, "@", to.Address, ":", to.Port, " ", to.KeyFile, " ", to.KnownHostsFile, " ", to.Jump)
+	name := fmt.Sprint(to.User, "@", to.Address, ":", to.Port, " ", to.KeyFile, " ", to.KnownHostsFile, " ", to.Jump, " ", to.JumpKeyFiles)
 	d.mu.Lock()
 	j := d.jumps[name]
 	if j == nil {
@@ -310,7 +310,11 @@ func jumpTarget(t Target) (Target, error) {
 	if i := strings.LastIndex(t.Jump, ","); i >= 0 {
 		others, last = t.Jump[:i], t.Jump[i+1:]
 	}
-	j := Target{Name: "jump host", KeyFile: cmp.Or(t.JumpKeyFile, t.KeyFile), JumpKeyFile: t.JumpKeyFile, KnownHostsFile: t.KnownHostsFile, User: t.User, Port: 22, Address: last, Jump: others, Patience: t.Patience, Notice: t.Notice, relay: true}
+	key, keys := t.KeyFile, t.JumpKeyFiles
+	if n := len(keys); n > 0 {
+		key, keys = keys[n-1], keys[:n-1]
+	}
+	j := Target{Name: "jump host", KeyFile: key, JumpKeyFiles: keys, KnownHostsFile: t.KnownHostsFile, User: t.User, Port: 22, Address: last, Jump: others, Patience: t.Patience, Notice: t.Notice, relay: true}
 	if u, rest, ok := strings.Cut(last, "@"); ok {
 		j.User, j.Address = u, rest
 	}

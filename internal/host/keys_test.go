@@ -203,7 +203,7 @@ func TestAKeyIsNotEnough(t *testing.T) {
 	gate := serve(t, sshtest.Options{SecondFactor: true})
 	refused(t, gate.target)
 	behind := serve(t, sshtest.Options{})
-	behind.target.Jump, behind.target.JumpKeyFile = "root@127.0.0.1:"+strconv.Itoa(gate.Port()), gate.target.KeyFile
+	behind.target.Jump, behind.target.JumpKeyFiles = "root@127.0.0.1:"+strconv.Itoa(gate.Port()), []string{gate.target.KeyFile}
 	refused(t, behind.target)
 	if _, err := host.Dial(t.Context(), behind.target); err == nil || !strings.Contains(err.Error(), "the user in ssh.jump") {
 		t.Errorf("a jump host: %v", err)
@@ -230,13 +230,32 @@ func TestJumpHostsOneAfterTheOther(t *testing.T) {
 	if _, err := host.Dial(t.Context(), s.target); err == nil || !strings.Contains(err.Error(), "no key was accepted for user ops") || !strings.Contains(err.Error(), "set ssh.jumpKeyFile") {
 		t.Errorf("the key of the host on a jump host: %v", err)
 	}
-	s.target.JumpKeyFile = jumpKey
+	s.target.JumpKeyFiles = []string{jumpKey, jumpKey}
 	works(t, t.Context(), s.target)
 	if a, b := first.Forwards.Load(), second.Forwards.Load(); a != 1 || b != 1 {
 		t.Errorf("the first forwarded %d connections, the second %d", a, b)
 	}
 	if a, b := first.Sessions.Load(), second.Sessions.Load(); a+b != 0 {
 		t.Errorf("programs were run on jump hosts: %d, %d", a, b)
+	}
+}
+
+// TestEachJumpHostHasItsOwnKey: no jump host accepts the key of another one, or of the host.
+func TestEachJumpHostHasItsOwnKey(t *testing.T) {
+	s := serve(t, sshtest.Options{})
+	var hops, keys []string
+	for range 3 {
+		key, public, err := sshtest.NewKey(t.TempDir(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		hops, keys = append(hops, "127.0.0.1:"+strconv.Itoa(serve(t, sshtest.Options{Key: public}).Port())), append(keys, key)
+	}
+	s.target.Jump, s.target.JumpKeyFiles = strings.Join(hops, ","), keys
+	works(t, t.Context(), s.target)
+	s.target.JumpKeyFiles = []string{keys[0], keys[2], keys[1]}
+	if _, err := host.Dial(t.Context(), s.target); err == nil || !strings.Contains(err.Error(), "no key was accepted") {
+		t.Errorf("with the keys of two jump hosts exchanged: %v", err)
 	}
 }
 

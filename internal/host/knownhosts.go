@@ -2,6 +2,7 @@ package host
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -31,11 +33,11 @@ type knownHosts struct {
 	unreadable int
 }
 
+// usualKnownHosts is the file of known hosts if none is named.
+const usualKnownHosts = "~/.ssh/known_hosts"
+
 func readKnownHosts(file string) (*knownHosts, error) {
-	if file == "" {
-		file = "~/.ssh/known_hosts"
-	}
-	k := &knownHosts{file: paths.Expand(file)}
+	k := &knownHosts{file: paths.Expand(cmp.Or(file, usualKnownHosts))}
 	data, err := os.ReadFile(k.file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("reading the known host keys: %w", err)
@@ -104,6 +106,28 @@ func parseKnownHosts(lines []string) (ssh.HostKeyCallback, error) {
 		return nil, err
 	}
 	return knownhosts.New(f.Name())
+}
+
+// KnownPorts are the ports at which a file of known hosts has a key of an address, besides 22. It finds no names that are hashed, and nothing in a file that
+// cannot be read. An empty name stands for the usual file.
+func KnownPorts(file, address string) (ports []int) {
+	data, err := os.ReadFile(paths.Expand(cmp.Or(file, usualKnownHosts)))
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(data)) {
+		names, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if strings.HasPrefix(names, "#") || strings.HasPrefix(names, "@") { // what has a marker is no key of a host
+			continue
+		}
+		for name := range strings.SplitSeq(names, ",") {
+			at, text, err := net.SplitHostPort(name)
+			if port, perr := strconv.Atoi(text); err == nil && perr == nil && at == address && !slices.Contains(ports, port) {
+				ports = append(ports, port)
+			}
+		}
+	}
+	return ports
 }
 
 // keysFor lists the keys in the lines for an address.

@@ -23,8 +23,8 @@ type Target struct {
 	// decides.
 	HostKey string
 	Jump    string // user@address:port; several are separated by commas
-	// JumpKeyFile is the key for jump hosts; KeyFile if it is empty.
-	JumpKeyFile string
+	// JumpKeyFiles are the keys for the jump hosts, in their order, each like KeyFile. Without any, KeyFile is for all of them.
+	JumpKeyFiles []string
 	// Patience is how long it may take, and its jump host as well.
 	Patience Patience
 	// Notice is told about a host key that was recorded because it was seen for the first time.

@@ -87,7 +87,7 @@ func TargetsOf(hosts []spec.Host) []host.Target {
 	for _, h := range hosts {
 		out = append(out, host.Target{
 			Name: h.Name, Address: h.SSHAddress(), Port: h.SSH.Port, User: h.SSH.User, KeyFile: h.SSH.KeyFile,
-			KnownHostsFile: h.SSH.KnownHostsFile, HostKey: h.SSH.HostKey, Jump: h.SSH.Jump, JumpKeyFile: h.SSH.JumpKeyFile,
+			KnownHostsFile: h.SSH.KnownHostsFile, HostKey: h.SSH.HostKey, Jump: h.SSH.Jump, JumpKeyFiles: h.SSH.JumpKeyFiles(),
 		})
 	}
 	return out

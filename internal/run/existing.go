@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -41,6 +42,53 @@ func ReadOne(ctx context.Context, login spec.Host, sink progress.Sink) (*facts.F
 		return nil, nil, fmt.Errorf("reading the cluster through %s: the ConfigMap kubeadm-config contains no ClusterConfiguration: Quorate adopts clusters that kubeadm built", login.Name)
 	}
 	return seen.Facts, obs.API, nil
+}
+
+// FindPorts looks for sshd at other ports than those at which hosts could not be reached. It gives each host the first of its candidates at which it is
+// reached, and returns the names of these hosts. The others stay as they are.
+func FindPorts(ctx context.Context, hosts []spec.Host, candidates func(spec.Host) []int, sink progress.Sink) (found []string) {
+	return findPorts(hosts, candidates, func(tried []spec.Host) (reached []string) {
+		c := &spec.Cluster{Spec: spec.Spec{Hosts: tried}}
+		c.Default()
+		e := OpenToRead(ctx, c, sink)
+		defer e.Close()
+		for _, h := range tried {
+			if _, err := e.Conns.Get(h.Name); err == nil {
+				reached = append(reached, h.Name)
+			}
+		}
+		return reached
+	})
+}
+
+// findPorts tries one candidate of every host at a time.
+func findPorts(hosts []spec.Host, candidates func(spec.Host) []int, reach func([]spec.Host) []string) (found []string) {
+	left := make([][]int, len(hosts))
+	for i, h := range hosts {
+		for _, port := range candidates(h) {
+			if port != cmp.Or(h.SSH.Port, spec.DefaultSSHPort) && !slices.Contains(left[i], port) {
+				left[i] = append(left[i], port)
+			}
+		}
+	}
+	for {
+		var tried []spec.Host
+		for i, h := range hosts {
+			if len(left[i]) > 0 {
+				h.SSH.Port, left[i] = left[i][0], left[i][1:]
+				tried = append(tried, h)
+			}
+		}
+		if len(tried) == 0 {
+			return found
+		}
+		for _, name := range reach(tried) {
+			i := slices.IndexFunc(hosts, func(h spec.Host) bool { return h.Name == name })
+			j := slices.IndexFunc(tried, func(h spec.Host) bool { return h.Name == name })
+			hosts[i].SSH.Port, left[i] = tried[j].SSH.Port, nil
+			found = append(found, name)
+		}
+	}
 }
 
 // ReadAll reads a running cluster on all of its hosts, of which ReadOne has read one and the API. It changes nothing there. Hosts that cannot be

@@ -377,7 +377,8 @@ func (r *ansibleReader) bastion() SSH {
 	h := r.hosts[hosts[0]]
 	var s SSH
 	r.sshOf(h, &s, SSH{})
-	return SSH{Jump: s.hop(cmp.Or(r.text(h, "ansible_host", "ansible_ssh_host"), h.name)), JumpKeyFile: s.KeyFile}
+	hops, keys := s.hop(cmp.Or(r.text(h, "ansible_host", "ansible_ssh_host"), h.name))
+	return SSH{Jump: hops, JumpKeyFile: keys}
 }
 
 // sshOf reads how a host is reached.

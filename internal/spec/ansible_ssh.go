@@ -98,12 +98,12 @@ func (a sshArgument) into(s *SSH) bool {
 		}
 		fill(&s.Jump, a.value)
 	case name == "o proxycommand":
-		hop, key, ok := throughSSH(a.value)
+		hops, keys, ok := throughSSH(a.value)
 		if !ok {
 			return false
 		}
 		if s.Jump == "" {
-			s.Jump, s.JumpKeyFile = hop, key
+			s.Jump, s.JumpKeyFile = hops, keys
 		}
 	case a.name == "i", name == "o identityfile":
 		fill(&s.KeyFile, a.value)
@@ -127,8 +127,8 @@ func (a sshArgument) into(s *SSH) bool {
 }
 
 // throughSSH reads a ProxyCommand that only connects through another host, as it was written before there was ProxyJump:
-// ssh -W %h:%p user@host.
-func throughSSH(command string) (hop, key string, ok bool) {
+// ssh -W %h:%p user@host. The way to that host may lead through others.
+func throughSSH(command string) (hops, keys string, ok bool) {
 	words, closed := shellWords(command)
 	if !closed || len(words) == 0 || path.Base(words[0]) != "ssh" {
 		return "", "", false
@@ -152,21 +152,23 @@ func throughSSH(command string) (hop, key string, ok bool) {
 		return "", "", false
 	}
 	s.User, s.Port = cmp.Or(user, s.User), cmp.Or(port, s.Port)
-	return s.hop(address), s.KeyFile, true
+	hops, keys = s.hop(address)
+	return hops, keys, true
 }
 
-// hop is a host that is reached this way as a jump host, behind its own ones.
-func (s SSH) hop(address string) string {
+// hop is a host that is reached this way as a jump host, behind its own ones, and the keys of all of them.
+func (s SSH) hop(address string) (hops, keys string) {
 	if s.Port != 0 {
 		address = net.JoinHostPort(address, strconv.Itoa(s.Port))
 	}
 	if s.User != "" {
 		address = s.User + "@" + address
 	}
+	keys = OneForAll(append(s.JumpKeyFiles(), s.KeyFile))
 	if s.Jump != "" {
 		address = s.Jump + "," + address
 	}
-	return address
+	return address, keys
 }
 
 // shellWords splits a text like a shell: at spaces, with quotes and backslashes. ok is false if a quote is not closed.

@@ -42,7 +42,7 @@ func leaf(v reflect.Value, path string) reflect.Value {
 var whole = Host{
 	Name: "lb-a", Address: "10.0.0.31", SecondaryAddress: "fd00::31", FrontAddress: "192.0.2.31", Roles: []string{RoleLoadBalancer}, Zone: "a", Region: "north", FailsWith: []string{"rack-1", "power-a"},
 	SSH: SSH{Address: "203.0.113.1", User: "admin", Port: 2231, HostPort: 2022, KeyFile: "~/.ssh/prod", KnownHostsFile: "~/.ssh/known_prod",
-		HostKey: "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Jump: "ops@bastion.example.com:2200", JumpKeyFile: "~/.ssh/ops"},
+		HostKey: "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Jump: "gate@outer.example.com:2022,ops@bastion.example.com:2200", JumpKeyFile: "~/.ssh/outer,~/.ssh/ops"},
 }
 
 // TestEveryFieldOfAHostCanBeImported: a field that is added to the spec must be read from everything that hosts come from, or be named as one that is not.
@@ -61,13 +61,13 @@ func TestEveryFieldOfAHostCanBeImported(t *testing.T) {
 	}{
 		"--host": {read: func() ([]Host, error) {
 			h, err := ParseHostFlag("name=lb-a,address=10.0.0.31,secondaryAddress=fd00::31,frontAddress=192.0.2.31,role=load-balancer,zone=a,region=north,failsWith=rack-1,failsWith=power-a,sshAddress=203.0.113.1," +
-				"user=admin,port=2231,hostPort=2022,key=~/.ssh/prod,knownHosts=~/.ssh/known_prod,hostKey=" + whole.SSH.HostKey + ",jump=ops@bastion.example.com:2200,jumpKey=~/.ssh/ops")
+				"user=admin,port=2231,hostPort=2022,key=~/.ssh/prod,knownHosts=~/.ssh/known_prod,hostKey=" + whole.SSH.HostKey + ",jump=gate@outer.example.com:2022,jumpKey=~/.ssh/outer,jump=ops@bastion.example.com:2200,jumpKey=~/.ssh/ops")
 			return []Host{h}, err
 		}},
 		"Terraform": {page: "terraform.md", read: func() ([]Host, error) {
 			out, err := ReadTerraform([]byte(`{"hosts": [{"name": "lb-a", "private_address": "10.0.0.31", "secondary_address": "fd00::31", "front_address": "192.0.2.31", "roles": ["load-balancer"], "zone": "a",
 				"region": "north", "fails_with": ["rack-1", "power-a"], "ssh": {"address": "203.0.113.1", "user": "admin", "port": 2231, "host_port": "2022", "key_file": "~/.ssh/prod",
-				"known_hosts_file": "~/.ssh/known_prod", "host_key": "`+whole.SSH.HostKey+`", "jump": "ops@bastion.example.com:2200", "jump_key_file": "~/.ssh/ops"}}]}`), "", nil)
+				"known_hosts_file": "~/.ssh/known_prod", "host_key": "`+whole.SSH.HostKey+`", "jump": "gate@outer.example.com:2022,ops@bastion.example.com:2200", "jump_key_file": "~/.ssh/outer,~/.ssh/ops"}}]}`), "", nil)
 			if err != nil {
 				return nil, err
 			}
@@ -83,7 +83,8 @@ load_balancer:
     lb-a:
       {ip: 10.0.0.31, ip6: "fd00::31", front_address: 192.0.2.31, zone: a, region: north, fails_with: [rack-1, power-a], ansible_host: 203.0.113.1, ansible_user: admin, ansible_port: 2231, ssh_host_port: 2022,
        ansible_ssh_private_key_file: ~/.ssh/prod, ansible_ssh_common_args: "-o UserKnownHostsFile=~/.ssh/known_prod", ssh_host_key: "`+whole.SSH.HostKey+`"}
-bastion: {hosts: {gate: {ansible_host: bastion.example.com, ansible_user: ops, ansible_port: 2200, ansible_ssh_private_key_file: ~/.ssh/ops}}}
+bastion: {hosts: {gate: {ansible_host: bastion.example.com, ansible_user: ops, ansible_port: 2200, ansible_ssh_private_key_file: ~/.ssh/ops,
+  ansible_ssh_common_args: '-o ProxyCommand="ssh -i ~/.ssh/outer -p 2022 -W %h:%p gate@outer.example.com"'}}}
 `), "inventory.yaml", AnsibleOptions{})
 			if err != nil {
 				return nil, err
@@ -152,6 +153,25 @@ func TestWhatBelongsToOneHostIsNotUsual(t *testing.T) {
 	}
 	if own := (SSH{User: "root", Jump: "other"}).Or(whole.SSH); own.User != "root" || own.Jump != "other" || own.JumpKeyFile != "" {
 		t.Errorf("what a host says itself counts, and its jump host has a key of its own: %+v", own)
+	}
+}
+
+// TestJumpKeyFiles: there is one key for each jump host.
+func TestJumpKeyFiles(t *testing.T) {
+	for name, tc := range map[string]struct {
+		ssh  SSH
+		want []string
+	}{
+		"no jump host":         {SSH{KeyFile: "k"}, nil},
+		"the key of the host":  {SSH{KeyFile: "k", Jump: "a,b"}, []string{"k", "k"}},
+		"one key":              {SSH{KeyFile: "k", Jump: "a,b", JumpKeyFile: "j"}, []string{"j", "j"}},
+		"a key for each":       {SSH{KeyFile: "k", Jump: "a,b", JumpKeyFile: "i,j"}, []string{"i", "j"}},
+		"one has none":         {SSH{KeyFile: "k", Jump: "a,b", JumpKeyFile: ",j"}, []string{"k", "j"}},
+		"none is said of them": {SSH{Jump: "a,b"}, []string{"", ""}},
+	} {
+		if got := tc.ssh.JumpKeyFiles(); !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
 	}
 }
 

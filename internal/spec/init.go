@@ -224,16 +224,17 @@ func (o InitOptions) generate() []Host {
 
 // ParseHostFlag reads one host as it is given on a command line:
 // name=cp-a,address=10.0.0.11,role=control-plane,zone=a. role and failsWith may be repeated; sshAddress, user, port, hostPort, key, knownHosts,
-// hostKey, jump (repeated for several jump hosts) and jumpKey set how SSH reaches it. What the values may be is for [Validate] to say.
+// hostKey, jump (repeated for several jump hosts) and jumpKey (once, or once for each of them) set how SSH reaches it. What the values may be is for [Validate] to say.
 func ParseHostFlag(s string) (Host, error) {
 	var h Host
 	seen := map[string]bool{}
+	var jumpKeys []string
 	for _, pair := range strings.Split(s, ",") {
 		key, value, ok := strings.Cut(strings.TrimSpace(pair), "=")
-		if !ok || value == "" {
+		if !ok || value == "" && key != "jumpKey" { // of several jump hosts, some may accept key
 			return Host{}, fmt.Errorf("reading the host %q: %q is not key=value; write it like name=cp-a,address=10.0.0.11,role=control-plane,zone=a", s, pair)
 		}
-		if seen[key] && key != "role" && key != "failsWith" && key != "jump" {
+		if seen[key] && key != "role" && key != "failsWith" && key != "jump" && key != "jumpKey" {
 			return Host{}, fmt.Errorf("reading the host %q: %s is given twice", s, key)
 		}
 		seen[key] = true
@@ -280,12 +281,13 @@ func ParseHostFlag(s string) (Host, error) {
 			}
 			h.SSH.Jump = value
 		case "jumpKey":
-			h.SSH.JumpKeyFile = value
+			jumpKeys = append(jumpKeys, value)
 		default:
 			keys := []string{"name", "address", "secondaryAddress", "frontAddress", "role", "zone", "region", "failsWith", "sshAddress", "user", "port", "hostPort", "key", "knownHosts", "hostKey", "jump", "jumpKey"}
 			return Host{}, fmt.Errorf("reading the host %q: unknown key %q; %s", s, key, suggest(key, keys, "use "+or(keys)))
 		}
 	}
+	h.SSH.JumpKeyFile = strings.Join(jumpKeys, ",")
 	return h, nil
 }
 

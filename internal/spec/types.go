@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 
 	"quorate.dev/quorate/internal/size"
 )
@@ -402,7 +403,8 @@ type SSH struct {
 	HostKey string `yaml:"hostKey,omitempty" json:"hostKey,omitempty" edit:"free"`
 	// Jump is a jump host as user@address:port, or several of them, separated by commas, in the order in which they are passed.
 	Jump string `yaml:"jump,omitempty" json:"jump,omitempty" edit:"free"`
-	// JumpKeyFile is the key for the jump hosts, if it is not keyFile.
+	// JumpKeyFile is the key for the jump hosts, if it is not keyFile. Where they accept different keys, it names one for each, separated by commas, in
+	// the order of jump. An empty one stands for keyFile.
 	JumpKeyFile string `yaml:"jumpKeyFile,omitempty" json:"jumpKeyFile,omitempty" edit:"free,local"`
 }
 
@@ -447,6 +449,29 @@ func (s SSH) Or(usual SSH) SSH {
 		s.Jump = usual.Jump
 	}
 	return s
+}
+
+// JumpKeyFiles are the keys for the jump hosts, one for each of them, in the order of jump.
+func (s SSH) JumpKeyFiles() []string {
+	if s.Jump == "" {
+		return nil
+	}
+	keys := strings.Split(s.JumpKeyFile, ",")
+	if hops := strings.Count(s.Jump, ",") + 1; len(keys) == 1 {
+		keys = slices.Repeat(keys, hops)
+	}
+	for i := range keys {
+		fill(&keys[i], s.KeyFile)
+	}
+	return keys
+}
+
+// OneForAll joins the keys of jump hosts, as jumpKeyFile has them.
+func OneForAll(keys []string) string {
+	if len(slices.Compact(slices.Clone(keys))) == 1 {
+		return keys[0]
+	}
+	return strings.Join(keys, ",")
 }
 
 // GatewayPorts are notes about hosts that are reached at one address, on a port for each of them: that address is of a gateway, and so are the ports. Where sshd

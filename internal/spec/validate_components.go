@@ -152,6 +152,13 @@ func (k *checker) bundle(c Components) {
 	}
 }
 
+// CheckDigest checks a flag that stands for components.digest.
+func CheckDigest(digest string) error {
+	k := &checker{c: &Cluster{}}
+	k.digest(componentsPath, digest)
+	return k.errs.orNil()
+}
+
 // CheckSignatures checks flags that stand for components.signatures, for a mirror or for the projects' own addresses.
 func CheckSignatures(s Signatures, mirror bool) error {
 	k := &checker{c: &Cluster{}}

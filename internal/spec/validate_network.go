@@ -441,6 +441,13 @@ func (k *checker) ssh(path string, s SSH) {
 			return
 		}
 	}
+	keys, hops := strings.Split(s.JumpKeyFile, ","), strings.Count(s.Jump, ",")+1
+	switch {
+	case len(keys) > 1 && len(keys) != hops:
+		k.refuse(path+".jumpKeyFile", "name one key for all jump hosts, or one for each of them, separated by commas, in the order of jump", "`%s` has %d keys, and jump names %d", s.JumpKeyFile, len(keys), hops)
+	case slices.ContainsFunc(keys, func(key string) bool { return key != strings.TrimSpace(key) }):
+		k.refuse(path+".jumpKeyFile", "separate several keys by commas, without spaces", "`%s` has a space before or after a key", s.JumpKeyFile)
+	}
 }
 
 // login splits user@address:port. Without a user or a port, these are empty and 0. An IPv6 address with a port is in brackets, as in URLs;

@@ -124,6 +124,7 @@ func TestSpecsThatAreFine(t *testing.T) {
 		"control planes as only workers": {data: edit(t, real, "[control-plane], zone: a", "[control-plane, worker], zone: a", "[worker]", "[load-balancer]", "[worker]", "[load-balancer]", real[strings.Index(real, "  nodePools"):], "")},
 		"defaults only":                  {data: edit(t, real, "  kubernetes: {version: v1.37.2}\n", "", "    topology: stacked\n    placement: regional\n", "", "    type: managed\n", "", real[strings.Index(real, "  network:"):strings.Index(real, "  hosts:")], "", ":6443", "")},
 		"two of five in a zone":          {data: edit(t, real, "[worker], zone: a", "[control-plane, worker], zone: a", "[worker], zone: b", "[control-plane, worker], zone: b")},
+		"two jump hosts with two keys":   {data: edit(t, real, "zone: a}", "zone: a, ssh: {jump: 'me@one.example.com:2022,two', jumpKeyFile: '~/i,~/j'}}")},
 		"two jump hosts":                 {data: edit(t, real, "zone: a}", "zone: a, ssh: {jump: 'me@one.example.com:2022,two', jumpKeyFile: ~/j}}")},
 		"ssh behind a gateway":           {data: edit(t, real, "zone: a}", "zone: a, ssh: {address: gate.example.com, port: 2201}}", "[control-plane], zone: b}", "[control-plane], zone: b, ssh: {address: gate.example.com, port: 2202}}")},
 		"ssh behind two jump hosts":      {data: edit(t, real, "zone: a}", "zone: a, ssh: {address: 192.168.0.2, jump: me@a.example.com}}", "[control-plane], zone: b}", "[control-plane], zone: b, ssh: {address: 192.168.0.2, jump: me@b.example.com}}")},
@@ -387,6 +388,8 @@ func TestRefusals(t *testing.T) {
 		"ssh host key, private":  {edits: []string{"zone: a}", "zone: a, ssh: {hostKey: '-----BEGIN OPENSSH PRIVATE KEY-----'}}"}, path: "spec.hosts[0].ssh.hostKey", at: "cp-a", want: []string{"neither a fingerprint nor a public key"}},
 		"ssh jump":               {edits: []string{"zone: a}", "zone: a, ssh: {jump: 'a b'}}"}, path: "spec.hosts[0].ssh.jump", at: "cp-a", want: []string{"not a jump host", "user@address:port"}},
 		"ssh jumps":              {edits: []string{"zone: a}", "zone: a, ssh: {jump: 'a@b, c'}}"}, path: "spec.hosts[0].ssh.jump", at: "cp-a", want: []string{"` c` is not a jump host", "commas"}},
+		"a key too many":         {edits: []string{"zone: a}", "zone: a, ssh: {jump: 'one,two', jumpKeyFile: '~/i,~/j,~/k'}}"}, path: "spec.hosts[0].ssh.jumpKeyFile", at: "cp-a", want: []string{"has 3 keys, and jump names 2"}},
+		"a space between keys":   {edits: []string{"zone: a}", "zone: a, ssh: {jump: 'one,two', jumpKeyFile: '~/i, ~/j'}}"}, path: "spec.hosts[0].ssh.jumpKeyFile", at: "cp-a", want: []string{"without spaces"}},
 		"a key for no jump":      {edits: []string{"zone: a}", "zone: a, ssh: {jumpKeyFile: ~/j}}"}, path: "spec.hosts[0].ssh.jumpKeyFile", at: "cp-a", want: []string{"there is none"}},
 		"ssh jump port":          {edits: []string{"zone: a}", "zone: a, ssh: {jump: 'a@b:0'}}"}, path: "spec.hosts[0].ssh.jump", at: "cp-a", want: []string{"not a jump host"}},
 

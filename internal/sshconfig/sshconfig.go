@@ -182,20 +182,20 @@ func (c *Config) apply(ctx context.Context, h *spec.Host) (notes []string, err e
 			return nil, err
 		}
 		notes = append(notes, more...)
-		var list []string
+		var list, keys []string
 		for _, hop := range hops {
-			list = append(list, hop.String())
-			if hop.key != "" && hop.key != s.KeyFile && s.JumpKeyFile == "" {
-				s.JumpKeyFile = hop.key
-			}
-		}
-		for _, hop := range hops {
-			if hop.key != cmp.Or(s.JumpKeyFile, s.KeyFile) {
-				note("OpenSSH uses %s on the jump host %s of %s, and Quorate uses %s on all jump hosts. With an agent that has all of the keys, remove the key files.",
-					cmp.Or(hop.key, "the usual keys"), hop.host, h.Name, cmp.Or(s.JumpKeyFile, s.KeyFile))
-			}
+			list, keys = append(list, hop.String()), append(keys, hop.key)
 		}
 		s.Jump = strings.Join(list, ",")
+		if all := spec.OneForAll(keys); s.JumpKeyFile == "" && all != s.KeyFile {
+			s.JumpKeyFile = all
+		}
+		for i, used := range s.JumpKeyFiles() {
+			if i < len(hops) && hops[i].key != used {
+				note("OpenSSH uses %s on the jump host %s of %s, and Quorate uses %s. With an agent that has all of the keys, remove the key files.",
+					cmp.Or(hops[i].key, "the usual keys"), hops[i].host, h.Name, used)
+			}
+		}
 	}
 	for option, advice := range map[string]string{
 		"proxycommand":  "use ProxyJump, or set ssh.jump in the spec",

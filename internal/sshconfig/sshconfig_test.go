@@ -74,7 +74,7 @@ func TestApply(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []spec.Host{
-		{Name: "cp-a", Address: "10.0.0.11", SSH: spec.SSH{User: "admin", Port: 2222, KeyFile: key, KnownHostsFile: "/k1", Jump: "ops@b1.example.com:2200,jumper@b2.example.com", JumpKeyFile: jumpKey + ".pub"}},
+		{Name: "cp-a", Address: "10.0.0.11", SSH: spec.SSH{User: "admin", Port: 2222, KeyFile: key, KnownHostsFile: "/k1", Jump: "ops@b1.example.com:2200,jumper@b2.example.com", JumpKeyFile: "," + jumpKey + ".pub"}},
 		{Name: "cp-b", Address: "10.0.0.12", SSH: spec.SSH{Address: "192.0.2.7", Port: 2022}},
 		{Name: "cp-c", Address: "10.0.0.13", SSH: spec.SSH{User: "pattern", Jump: "alice@b4,alice@b3.example.com"}},
 		{Name: "cp-d", Address: "10.0.0.14", SSH: spec.SSH{User: "alice"}},
@@ -96,6 +96,37 @@ func TestApply(t *testing.T) {
 	}
 	if len(notes) != 8 {
 		t.Errorf("%d notes: %q", len(notes), notes)
+	}
+}
+
+// TestEachJumpHostHasTheKeyOfItsHostBlock: IdentityFile is of one host, also where that is a jump host.
+func TestEachJumpHostHasTheKeyOfItsHostBlock(t *testing.T) {
+	dir := t.TempDir()
+	var keys []string
+	for _, name := range []string{"k0", "k1", "k2"} {
+		keys = append(keys, filepath.Join(dir, name))
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	block := func(key, jump string) string { return "user root\nidentityfile " + key + "\nproxyjump " + jump + "\n" }
+	for name, tc := range map[string]struct {
+		first, second, want string
+	}{
+		"a key for each":      {keys[1], keys[2], keys[1] + "," + keys[2]},
+		"one for both":        {keys[1], keys[1], keys[1]},
+		"that of the host":    {keys[0], keys[0], ""},
+		"one is that of host": {keys[0], keys[2], keys[0] + "," + keys[2]},
+	} {
+		c := recorded(map[string]string{"cp-a": block(keys[0], "b1,b2"), "b1": block(tc.first, "none"), "b2": block(tc.second, "none")})
+		hosts := []spec.Host{{Name: "cp-a", Address: "10.0.0.11"}}
+		notes, err := c.Apply(t.Context(), hosts)
+		if err != nil || len(notes) > 0 {
+			t.Fatalf("%s: %q, %v", name, notes, err)
+		}
+		if got := hosts[0].SSH.JumpKeyFile; got != tc.want {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -333,7 +332,7 @@ func same(t *testing.T, before, after map[string]string) {
 
 func adoption(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster) {
 	_, api := c.client(t, ctx)
-	web := serveWeb(t, ctx, c, api, s)
+	web, asking := serveWeb(t, ctx, c, api, s), time.Now()
 	before := fingerprint(t, ctx, c, s)
 	p := c.clients(t, ctx)
 	begin := time.Now()
@@ -346,10 +345,11 @@ func adoption(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster) {
 		t.Fatal(err)
 	}
 	asked, failed := web()
+	unserved := c.unserved(t, ctx, "the web pods", asking, time.Now(), failed)
 	fmt.Printf("\nadopted in %.1f s; API, longest outage: new connections %.2f s, writes %.2f s, HTTP/2 %.2f s; the web pods: %d of %d requests failed\n%s\n",
-		r.took.Seconds(), met.New.Longest.Seconds(), met.Writes.Longest.Seconds(), met.HTTP2.Longest.Seconds(), failed, asked, r.stdout)
-	if failed > 0 || asked < 20 {
-		t.Errorf("%d of %d requests to the workload failed", failed, asked)
+		r.took.Seconds(), met.New.Longest.Seconds(), met.Writes.Longest.Seconds(), met.HTTP2.Longest.Seconds(), len(failed), asked, r.stdout)
+	if len(unserved) > 0 || asked < 20 {
+		t.Errorf("%d of %d requests to the workload failed: %v", len(unserved), asked, unserved)
 	}
 	if met.Longest() > sane {
 		t.Errorf("the API was away for %s", met.Longest())
@@ -386,8 +386,9 @@ func adoption(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster) {
 
 // serveWeb runs two web pods and sends requests to them through one node. The returned function stops the requests and reports
 // failures.
-func serveWeb(t *testing.T, ctx context.Context, c *cluster, api *kubernetes.Clientset, s *spec.Cluster) func() (asked, failed int64) {
+func serveWeb(t *testing.T, ctx context.Context, c *cluster, api *kubernetes.Clientset, s *spec.Cluster) func() (asked int, failed []string) {
 	t.Helper()
+	ownClock()
 	b, err := bundle.Open(bundle.DefaultDir(s.Spec.Kubernetes.Version))
 	if err != nil {
 		t.Fatal(err)
@@ -414,22 +415,22 @@ func serveWeb(t *testing.T, ctx context.Context, c *cluster, api *kubernetes.Cli
 		return err
 	}
 	eventually(t, ctx, "the web pods answer", get)
-	var asked, failed atomic.Int64
+	asked, failed := 0, []string{}
 	ctx, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for tick := time.NewTicker(100 * time.Millisecond); ctx.Err() == nil; <-tick.C {
-			asked.Add(1)
-			if get() != nil {
-				failed.Add(1)
+			asked++
+			if err := get(); err != nil {
+				failed = append(failed, time.Now().Format(time.TimeOnly)+": "+err.Error())
 			}
 		}
 	}()
-	end := func() (int64, int64) {
+	end := func() (int, []string) {
 		stop()
 		<-done
-		return asked.Load(), failed.Load()
+		return asked, failed
 	}
 	t.Cleanup(func() { end() })
 	return end

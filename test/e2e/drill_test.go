@@ -123,7 +123,7 @@ func drills(t *testing.T, c *cluster) {
 		}
 		_ = cmd.Wait()
 	}
-	killed("60s")
+	killed("5m") // longer than two commands take on any computer; the second one heals it
 	if r := c.exits(t, ctx, 1, "drill", "-f", c.specFile(), "--only", "hang/kube-scheduler/leader", "--no-pods"); !strings.Contains(r.stderr, "--heal") {
 		t.Errorf("a drill with leftovers: %s", r)
 	}

@@ -141,10 +141,7 @@ func endpointChange(t *testing.T, c *cluster) {
 	} {
 		requests, failed := part.of.between(part.begin, part.end)
 		fmt.Printf("%s: %s: %d requests, %d failed\n", t.Name(), part.name, requests, len(failed))
-		if n := len(failed); n > 0 {
-			fmt.Printf("%s: the first: %s; the last: %s\n", t.Name(), failed[0], failed[n-1])
-		}
-		if n := len(failed); requests == 0 || n > 0 && !c.excused(t, ctx, part.begin, part.end, n) {
+		if failed = c.unserved(t, ctx, part.name, part.begin, part.end, failed); len(failed) > 0 || requests == 0 {
 			t.Errorf("%s: %d of %d requests failed: %s", part.name, len(failed), requests, strings.Join(failed[:min(len(failed), 5)], "; "))
 		}
 	}

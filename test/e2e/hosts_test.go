@@ -425,7 +425,7 @@ func (h *changingHosts) twoInOneEdit(t *testing.T, ctx context.Context) {
 	if r := h.c.must(t, ctx, "plan", "-f", h.spec); !strings.Contains(r.stdout, "meanwhile, the cluster survives the loss of") {
 		t.Errorf("the plan does not say what the margins are meanwhile: %s", r)
 	}
-	members := h.watchMembers(t, ctx, stays)
+	members, begin := h.watchMembers(t, ctx, stays), time.Now()
 	h.apply(t, ctx, true)
 	seen := members()
 	fmt.Printf("%s: members of etcd: %v\n", t.Name(), seen)
@@ -435,11 +435,11 @@ func (h *changingHosts) twoInOneEdit(t *testing.T, ctx context.Context) {
 		switch {
 		case m.voters < 3 || m.learners > 1:
 			t.Errorf("etcd had %d members with a vote and %d learners", m.voters, m.learners)
-		case i > 0 && max(m.voters-seen[i-1].voters, seen[i-1].voters-m.voters) > 1:
+		case i > 0 && max(m.voters-seen[i-1].voters, seen[i-1].voters-m.voters) > 1 && !h.c.excused(t, ctx, "a change of etcd's members that nobody saw", begin, time.Now()):
 			t.Errorf("from %d members with a vote, etcd came to %d in one step", seen[i-1].voters, m.voters)
 		}
 	}
-	if most < 4 {
+	if most < 4 && !h.c.excused(t, ctx, "nobody saw a member join", begin, time.Now()) {
 		t.Errorf("nobody saw a member join: %v", seen)
 	}
 	want := []string{stays, fresh[0].Name, fresh[1].Name}

@@ -37,10 +37,7 @@ func (c *cluster) noticed(t *testing.T, ctx context.Context, begin, end time.Tim
 	failed = max(0, failed-min(counted(report.HTTP2), report.HTTP2.Requests/1000))
 	text, _ := json.Marshal(report)
 	fmt.Printf("%s: clients in %s: %s\n", t.Name(), end.Sub(begin).Round(time.Second), text)
-	if failed == 0 {
-		return 0
-	}
-	if c.excused(t, ctx, begin, end, failed) {
+	if failed == 0 || c.excused(t, ctx, fmt.Sprintf("%d failed requests", failed), begin, end) {
 		return 0
 	}
 	for name, o := range map[string]probe.Outage{"new connections": report.New, "writes": report.Writes, "HTTP/2": report.HTTP2} {
@@ -53,12 +50,26 @@ func (c *cluster) noticed(t *testing.T, ctx context.Context, begin, end time.Tim
 	return failed
 }
 
-// excused reports, and prints, whether requests of an interval that failed do not count, because this computer stood still.
-func (c *cluster) excused(t *testing.T, ctx context.Context, begin, end time.Time, failed int) bool {
+// unserved are the failed requests of clients other than those of noticed, each with the reason: none if this computer stood still meanwhile. Timeouts
+// count: these clients are few, and what is sent to a pod or a host that is gone times out.
+func (c *cluster) unserved(t *testing.T, ctx context.Context, who string, begin, end time.Time, failed []string) []string {
+	t.Helper()
+	if len(failed) == 0 {
+		return nil
+	}
+	fmt.Printf("%s: %s: %d requests failed: the first: %s; the last: %s\n", t.Name(), who, len(failed), failed[0], failed[len(failed)-1])
+	if c.excused(t, ctx, fmt.Sprintf("%d failed requests (%s)", len(failed), who), begin, end) {
+		return nil
+	}
+	return failed
+}
+
+// excused says that this computer stood still in an interval, so that something does not count for which no fault of the cluster is needed then.
+func (c *cluster) excused(t *testing.T, ctx context.Context, what string, begin, end time.Time) bool {
 	t.Helper()
 	stood := c.stoodStill(t, ctx, begin, end)
 	if len(stood) > 0 {
-		fmt.Printf("%s: the %d failed requests do not count, because this computer stood still: %s\n", t.Name(), failed, strings.Join(stood, "; "))
+		fmt.Printf("%s: this does not count, because this computer stood still: %s: %s\n", t.Name(), what, strings.Join(stood, "; "))
 	}
 	return len(stood) > 0
 }

@@ -163,7 +163,7 @@ func (c *cluster) holds(t *testing.T, ctx context.Context, s saved, file string,
 		select {
 		case event := <-watch.ResultChan():
 			err = apierrors.FromObject(event.Object)
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			err = errors.New("nothing came")
 		}
 		watch.Stop()

@@ -16,12 +16,12 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
@@ -39,10 +39,13 @@ type rotation struct {
 	again  *exec.Cmd
 	output bytes.Buffer
 
-	stop   context.CancelFunc
-	done   chan struct{}
-	reads  atomic.Int64
-	failed atomic.Pointer[error]
+	stop  context.CancelFunc
+	done  chan struct{}
+	began time.Time
+	// What became of the reads. It may be read when done is closed.
+	reads  int
+	failed []string // reads without an answer
+	wrong  []string // answers
 }
 
 // begin checks what is secure from the start, starts a rotation, kills it halfway, and starts it again.
@@ -61,18 +64,22 @@ func (r *rotation) begin(t *testing.T, c *cluster) {
 
 	// Every API server is queried through the load balancers during the rotation.
 	watch, stop := context.WithCancel(context.WithoutCancel(ctx))
-	r.stop, r.done = stop, make(chan struct{})
+	r.stop, r.done, r.began = stop, make(chan struct{}), time.Now()
+	ownClock()
 	go func() {
 		defer close(r.done)
 		for watch.Err() == nil {
 			got, err := api.CoreV1().Secrets("default").Get(watch, secretName, metav1.GetOptions{})
-			if err == nil && string(got.Data["value"]) != secretValue {
-				err = fmt.Errorf("the secret reads %q", got.Data["value"])
+			switch at := time.Now().Format(time.TimeOnly) + ": "; {
+			case watch.Err() != nil:
+			case apierrors.IsInternalError(err) && !strings.Contains(err.Error(), "etcdserver: "): // such as about a key that an API server does not have
+				r.wrong = append(r.wrong, at+err.Error())
+			case err != nil:
+				r.failed = append(r.failed, at+err.Error())
+			case string(got.Data["value"]) != secretValue:
+				r.wrong = append(r.wrong, at+fmt.Sprintf("the secret reads %q", got.Data["value"]))
 			}
-			if err != nil && watch.Err() == nil {
-				r.failed.CompareAndSwap(nil, &err)
-			}
-			r.reads.Add(1)
+			r.reads++
 			time.Sleep(100 * time.Millisecond)
 		}
 	}()
@@ -120,10 +127,11 @@ func (r *rotation) end(t *testing.T, c *cluster) {
 	if err != nil {
 		t.Fatalf("the rotation that was killed is not finished by running it again: %v\n%s", err, &r.output)
 	}
-	if failed := r.failed.Load(); failed != nil {
-		t.Errorf("a secret could not be read during the rotation: %v", *failed)
+	failed := c.unserved(t, ctx, "reads of a secret", r.began, time.Now(), r.failed)
+	if failed = append(failed, r.wrong...); len(failed) > 0 || r.reads == 0 {
+		t.Errorf("a secret could not be read during the rotation: %d of %d reads: %v", len(failed), r.reads, failed)
 	}
-	t.Logf("%d reads during the rotation", r.reads.Load())
+	t.Logf("%d reads during the rotation", r.reads)
 	encryptedWith(t, ctx, c, "key2")
 	for _, cp := range controlPlanes {
 		if got := keysOf(t, ctx, c, cp); got != "key2" {

@@ -79,10 +79,10 @@ func (c *cutOff) judge(reason bool) (changed bool) {
 	return false
 }
 
-// watch looks again and again, until ctx ends. Without an answer of this host's HAProxy nothing is known, and nothing changes.
-func (c *cutOff) watch(ctx context.Context, logger *log.Logger, rows func(context.Context) ([]stats, error), serving func(context.Context) string) {
+// watch looks again and again, until ctx ends. Without a new answer of this host's HAProxy nothing is known, and nothing changes.
+func (c *cutOff) watch(ctx context.Context, logger *log.Logger, rows func() ([]stats, error), serving func(context.Context) string) {
 	for wait(ctx, cutOffPace) {
-		seen, err := rows(ctx)
+		seen, err := rows()
 		if err != nil {
 			continue
 		}

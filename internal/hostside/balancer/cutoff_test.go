@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/pem"
 	"errors"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -83,7 +84,7 @@ func TestCutOff(t *testing.T) {
 		is := func(v view) { seen.Store(&v) }
 		const peer = "10.0.0.32"
 		is(view{rows: some, peer: peer})
-		go c.watch(ctx, log.New(&said, "", 0), func(context.Context) ([]stats, error) { v := seen.Load(); return v.rows, v.fails },
+		go c.watch(ctx, log.New(&said, "", 0), func() ([]stats, error) { v := seen.Load(); return v.rows, v.fails },
 			func(context.Context) string { asked.Add(1); return seen.Load().peer })
 		after := func(d time.Duration, want bool) {
 			t.Helper()
@@ -127,6 +128,45 @@ func TestCutOff(t *testing.T) {
 		if lines := strings.Count(said.String(), "\n"); lines != 4 || !strings.Contains(said.String(), "the load balancer with the address 10.0.0.32 does") {
 			t.Errorf("it says:\n%s", said.String())
 		}
+	})
+}
+
+// TestHAProxyIsAskedOnceForAll: what watches the servers and what finds out that this host is cut off use the same answers, and an answer counts once.
+func TestHAProxyIsAskedOnceForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var reads atomic.Int32
+		var answers atomic.Bool
+		answers.Store(true)
+		read := func(ctx context.Context) ([]stats, error) {
+			if reads.Add(1); answers.Load() {
+				return reach(cut, cut), nil
+			}
+			<-ctx.Done() // it hangs
+			return nil, ctx.Err()
+		}
+		logger := log.New(io.Discard, "", 0)
+		var shown views
+		var c cutOff
+		go careForServers(ctx, logger, read, &shown)
+		go c.watch(ctx, logger, shown.take, func(context.Context) string { return "10.0.0.32" })
+		const enough = (cutOffLooks + othersServe) * cutOffPace
+		time.Sleep(enough)
+		synctest.Wait()
+		if !c.is.Load() {
+			t.Error("it does not find out that it is cut off")
+		}
+		if n, want := reads.Load(), int32(enough/careInterval); n != want {
+			t.Errorf("HAProxy was asked %d times, want %d", n, want)
+		}
+		answers.Store(false)
+		time.Sleep(2 * careInterval)
+		shown.take()
+		if rows, err := shown.take(); err == nil {
+			t.Errorf("an answer counts twice: %v", rows)
+		}
+		cancel()
+		synctest.Wait()
 	})
 }
 

@@ -3,12 +3,14 @@ package balancer
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log"
 	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -221,8 +223,29 @@ func since(m map[string]time.Duration, name string, holds bool, now time.Duratio
 	}
 }
 
-// careForServers closes the connections of API servers that hang, are gone, or are not ready, until ctx ends.
-func careForServers(ctx context.Context, logger *log.Logger) {
+// views hands what careForServers reads of HAProxy's statistics to one other user, so that HAProxy is asked once for both.
+type views struct{ last atomic.Pointer[view] }
+
+// view is one answer of HAProxy, or the reason why there is none.
+type view struct {
+	rows []stats
+	err  error
+}
+
+// errNoView says that HAProxy has not been asked since the last view was taken.
+var errNoView = errors.New("HAProxy has not been asked since")
+
+// take returns the latest view, and each view only once. A look that is repeated proves nothing more.
+func (v *views) take() ([]stats, error) {
+	if last := v.last.Swap(nil); last != nil {
+		return last.rows, last.err
+	}
+	return nil, errNoView
+}
+
+// careForServers closes the connections of API servers that hang, are gone, or are not ready, until ctx ends. It is the only regular reader of
+// HAProxy's statistics, and shows each answer to others.
+func careForServers(ctx context.Context, logger *log.Logger, read func(context.Context) ([]stats, error), shown *views) {
 	c := newCare()
 	tick := time.NewTicker(careInterval)
 	defer tick.Stop()
@@ -232,7 +255,8 @@ func careForServers(ctx context.Context, logger *log.Logger) {
 			return
 		case <-tick.C:
 		}
-		rows, err := haproxyStats(ctx)
+		rows, err := read(ctx)
+		shown.last.Store(&view{rows, err}) // its user only reads the rows, and so does the code below
 		if err != nil {
 			continue // whether HAProxy works is judged elsewhere
 		}

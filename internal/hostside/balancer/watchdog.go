@@ -55,12 +55,13 @@ func Watchdog(ctx context.Context) error {
 	if err := tellKeepalived(false); err != nil {
 		return err
 	}
-	go careForServers(ctx, logger)
+	shown := &views{}
+	go careForServers(ctx, logger, haproxyStats, shown)
 	go careForFormer(ctx, logger)
 	others := &strangers{looked: make(chan struct{})}
 	go others.watch(ctx, logger, stranger)
 	servers := &cutOff{}
-	go servers.watch(ctx, logger, haproxyStats, serving)
+	go servers.watch(ctx, logger, shown.take, serving)
 	return watch(ctx, logger, others, thisMachine(servers))
 }
 

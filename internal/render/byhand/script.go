@@ -1,7 +1,6 @@
 package byhand
 
 import (
-	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -125,13 +124,11 @@ func ssh(h spec.Host) string {
 		command += " -p " + strconv.Itoa(h.SSH.Port)
 	}
 	if h.SSH.Jump != "" {
-		via := h.SSH
-		via.KeyFile = cmp.Or(via.JumpKeyFile, via.KeyFile)
 		to := "%h:%p"
 		if family(h.SSHAddress()) == "-6" {
 			to = "[%h]:%p"
 		}
-		command += " -o " + ui.Quote("ProxyCommand=ssh"+access(via)+" -W "+to+jump(via))
+		command += " -o " + ui.Quote("ProxyCommand="+through(h.SSH, to))
 	}
 	command += " " + ui.Quote(h.SSH.User+"@"+h.SSHAddress())
 	if h.SSH.User != spec.DefaultSSHUser {
@@ -152,27 +149,42 @@ func access(s spec.SSH) string {
 	return out
 }
 
-// jump reads user@address:port; what is left out is the host's own user, and port 22. Of several jump hosts, the last one is reached
-// through the others, with the keys that the operator's own ssh uses.
-func jump(s spec.SSH) string {
-	all := strings.Split(s.Jump, ",")
-	for i, j := range all {
-		if !strings.Contains(j, "@") {
-			all[i] = s.User + "@" + j
+// through is the command that connects to a host through its jump hosts. Each of them is user@address:port; what is left out is the host's own user, and
+// port 22. Each is reached through the one before it, with a key of its own, which -J could not have.
+func through(s spec.SSH, to string) (command string) {
+	hops, keys := strings.Split(s.Jump, ","), s.JumpKeyFiles()
+	for i, hop := range hops {
+		user, address, port := hopOf(s, hop)
+		via := s
+		via.KeyFile = keys[i]
+		next := to
+		if i < len(hops)-1 {
+			_, nextAddress, nextPort := hopOf(s, hops[i+1])
+			next = ui.Quote(net.JoinHostPort(nextAddress, nextPort))
 		}
+		before := ""
+		if command != "" {
+			before = " -o " + ui.Quote("ProxyCommand="+command)
+		}
+		command = "ssh" + access(via) + before + " -W " + next
+		if port != strconv.Itoa(spec.DefaultSSHPort) {
+			command += " -p " + port
+		}
+		command += " " + ui.Quote(user+"@"+address)
 	}
-	others, last := all[:len(all)-1], all[len(all)-1]
-	user, address, _ := strings.Cut(last, "@")
-	port := ""
+	return command
+}
+
+// hopOf reads one jump host.
+func hopOf(s spec.SSH, hop string) (user, address, port string) {
+	user, address = s.User, hop
+	if u, rest, given := strings.Cut(hop, "@"); given {
+		user, address = u, rest
+	}
 	if host, p, err := net.SplitHostPort(address); err == nil {
-		address, port = host, " -p "+p
-	} else {
-		address = strings.Trim(address, "[]")
+		return user, host, p
 	}
-	if len(others) > 0 {
-		port = " -J " + ui.Quote(strings.Join(others, ",")) + port
-	}
-	return port + " " + ui.Quote(user+"@"+address)
+	return user, strings.Trim(address, "[]"), strconv.Itoa(spec.DefaultSSHPort)
 }
 
 // local is a path on the operator's machine, whose ~ the shell fills in.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/ui"
 )
 
 func TestSSHAsTheSpecSays(t *testing.T) {
@@ -22,7 +23,9 @@ func TestSSHAsTheSpecSays(t *testing.T) {
 		"jump": {spec.SSH{User: "admin", Port: 22, KeyFile: "/key", Jump: "me@bastion:2022"},
 			"ssh -o IdentitiesOnly=yes -i /key -o 'ProxyCommand=ssh -o IdentitiesOnly=yes -i /key -W %h:%p -p 2022 me@bastion' admin@10.0.0.1 sudo"},
 		"two jumps, with a key of their own": {spec.SSH{User: "admin", Port: 22, KeyFile: "/key", Jump: "me@one:2022,two", JumpKeyFile: "/jump"},
-			"ssh -o IdentitiesOnly=yes -i /key -o 'ProxyCommand=ssh -o IdentitiesOnly=yes -i /jump -W %h:%p -J me@one:2022 admin@two' admin@10.0.0.1 sudo"},
+			"ssh -o IdentitiesOnly=yes -i /key -o " + ui.Quote("ProxyCommand=ssh -o IdentitiesOnly=yes -i /jump -o "+ui.Quote("ProxyCommand=ssh -o IdentitiesOnly=yes -i /jump -W two:22 -p 2022 me@one")+" -W %h:%p admin@two") + " admin@10.0.0.1 sudo"},
+		"two jumps, each with a key of its own": {spec.SSH{User: "admin", Port: 22, KeyFile: "/key", Jump: "me@one:2022,[fd00::2]:23", JumpKeyFile: "/first,"},
+			"ssh -o IdentitiesOnly=yes -i /key -o " + ui.Quote("ProxyCommand=ssh -o IdentitiesOnly=yes -i /key -o "+ui.Quote("ProxyCommand=ssh -o IdentitiesOnly=yes -i /first -W "+ui.Quote("[fd00::2]:23")+" -p 2022 me@one")+" -W %h:%p -p 23 admin@fd00::2") + " admin@10.0.0.1 sudo"},
 		"jump as oneself": {spec.SSH{User: "admin", Port: 22, Jump: "bastion"}, "ssh -o 'ProxyCommand=ssh -W %h:%p admin@bastion' admin@10.0.0.1 sudo"},
 	} {
 		if got := ssh(spec.Host{Address: "10.0.0.1", SSH: tc.ssh}); got != tc.want {
