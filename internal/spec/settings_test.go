@@ -66,10 +66,24 @@ func TestWrongSettings(t *testing.T) {
 		`kubelet: {maxPods: 300}`:                                                               {"/24", "250"},
 		`kubelet: {systemReserved: {cpus: 1m}}`:                                                 {"did you mean `cpu`"},
 		`kubelet: {kubeReserved: {memory: lots}}`:                                               {"`lots` is not a quantity"},
-		`kubelet: {evictionHard: {memory.available: 5x%}}`:                                      {"not a quantity"},
+		`kubelet: {evictionHard: {memory.available: 5x%}}`:                                      {"is not a percentage"},
 		`kubelet: {imageGCHighThresholdPercent: 70}`:                                            {"imageGCLowThresholdPercent"},
 		`kubelet: {shutdownGracePeriod: 60}`:                                                    {"60"},
 		`kubelet: {shutdownGracePeriod: 10s, shutdownGracePeriodCriticalPods: 20s}`:             {"longer"},
+		`kubelet: {evictionHard: {memory.available: 110%}}`:                                     {"`110%` is not a percentage from 0 to 100"},
+		`kubelet: {evictionHard: {memory.available: "0"}}`:                                      {"does not start with the limit `0`", "`0%` to switch it off"},
+		`kubelet: {evictionHard: {nodefs.available: 500m}}`:                                     {"`500m` is not a whole number", "`500Mi`"},
+		`kubelet: {systemReserved: {memory: 500m}}`:                                             {"`500m` is not a whole number"},
+		`kubelet: {systemReserved: {memory: 10%}}`:                                              {"`10%` is not a quantity"},
+		`kubelet: {containerLogMaxSize: 500m}`:                                                  {"`500m` is not a whole number"},
+		`kubelet: {containerLogMaxSize: 1.5Gi}`:                                                 {"without a fraction"},
+		`kubelet: {shutdownGracePeriod: 500ms}`:                                                 {"`500ms` is too short", "1s or more"},
+		`kubelet: {shutdownGracePeriod: 10s, shutdownGracePeriodCriticalPods: 500ms}`:           {"`500ms` is too short"},
+		`kubelet: {allowedUnsafeSysctls: [vm.max_map_count]}`:                                   {"no value of their own for `vm.max_map_count`", "spec.settings.sysctls"},
+		`kubelet: {allowedUnsafeSysctls: ["kernel.*"]}`:                                         {"no value of their own for `kernel.*`"},
+		`kubelet: {allowedUnsafeSysctls: ["net*"]}`:                                             {"no value of their own for `net*`"},
+		`kubelet: {allowedUnsafeSysctls: [net..core]}`:                                          {"`net..core` is not a kernel setting"},
+		`kubelet: {allowedUnsafeSysctls: ["net.*.x"]}`:                                          {"`net.*.x` is not a kernel setting"},
 		`kubelet: {allowedUnsafeSysctls: ["*"]}`:                                                {"name each"},
 		`registries: [{name: docker.io, mirrors: []}]`:                                          {"no mirror"},
 		`registries: [{name: docker.io, mirrors: [mirror.example.com]}]`:                        {"not the URL of a mirror"},
@@ -86,6 +100,23 @@ func TestWrongSettings(t *testing.T) {
 				t.Errorf("%s: want %q, got %v", settings, part, err)
 			}
 		}
+	}
+}
+
+// TestSettingsThatAKubeletAccepts are not refused.
+func TestSettingsThatAKubeletAccepts(t *testing.T) {
+	for _, settings := range []string{
+		`kubelet: {allowedUnsafeSysctls: [kernel.sem, "kernel.shm*", kernel.shmmax, "kernel.msg*", "fs.mqueue.*", "net.*", net/ipv4/tcp_syncookies, "user.max_user_namespaces"]}`,
+		`kubelet: {evictionHard: {memory.available: 0%, nodefs.available: 100%, imagefs.available: 7.5%, pid.available: "1000"}}`,
+		`kubelet: {systemReserved: {cpu: 1500m, memory: 1.5Gi, pid: "1000"}, containerLogMaxSize: 1536Mi}`,
+		`kubelet: {shutdownGracePeriod: 1s, shutdownGracePeriodCriticalPods: 1s}`,
+	} {
+		if _, err := withSettings(t, settings); err != nil {
+			t.Errorf("%s: %v", settings, err)
+		}
+	}
+	if namespacedSysctl("user.max_user_namespaces", "v1.36.3") || !namespacedSysctl("net.core.somaxconn", "v1.36.3") {
+		t.Error("v1.36 does not know the settings of user namespaces")
 	}
 }
 
