@@ -121,13 +121,36 @@ func TestSettingsThatAKubeletAccepts(t *testing.T) {
 }
 
 func TestAttachedFiles(t *testing.T) {
+	const (
+		policy  = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n"
+		jwt     = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n"
+		issuer  = "- issuer: {url: https://x, audiences: [kubernetes]}\n  claimMappings: {username: {claim: email, prefix: \"oidc:\"}, groups: {claim: groups, prefix: \"\"}}\n"
+		audited = "apiServer.auditPolicyFile"
+		oidc    = "apiServer.authenticationConfigFile"
+	)
 	for name, tc := range map[string]struct{ field, content, want string }{
 		"a policy":              {"apiServer.auditPolicyFile", auditPolicy, ""},
 		"no YAML":               {"apiServer.auditPolicyFile", "a: [", "not one YAML document"},
 		"another kind":          {"apiServer.auditPolicyFile", "apiVersion: v1\nkind: Pod\n", "begin it with"},
 		"no rules":              {"apiServer.auditPolicyFile", "apiVersion: audit.k8s.io/v1\nkind: Policy\n", "has no rules"},
-		"issuers":               {"apiServer.authenticationConfigFile", "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer: {url: https://x}\n", ""},
+		"issuers":               {"apiServer.authenticationConfigFile", "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n" + issuer, ""},
 		"anonymous requests":    {"apiServer.authenticationConfigFile", "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nanonymous: {enabled: true}\njwt: [{}]\n", "anonymous"},
+		"an expression":         {oidc, jwt + "- issuer: {url: https://x, audiences: [a, b], audienceMatchPolicy: MatchAny}\n  claimMappings: {username: {expression: claims.sub}}\n", ""},
+		"http":                  {oidc, jwt + "- issuer: {url: http://x, audiences: [a]}\n", "`http://x` in jwt[0].issuer"},
+		"no audience":           {oidc, jwt + "- issuer: {url: https://x}\n", "no audience in jwt[0].issuer"},
+		"several audiences":     {oidc, jwt + "- issuer: {url: https://x, audiences: [a, b]}\n", "audienceMatchPolicy: MatchAny"},
+		"no name":               {oidc, jwt + "- issuer: {url: https://x, audiences: [a]}\n", "which claim is the user's name"},
+		"no prefix":             {oidc, jwt + "- issuer: {url: https://x, audiences: [a]}\n  claimMappings: {username: {claim: email}}\n", "has no prefix in jwt[0].claimMappings.username"},
+		"twice":                 {oidc, jwt + issuer + issuer, "https://x twice"},
+		"no list":               {oidc, jwt + "- issuer: {url: https://x, audiences: a}\n", "is no AuthenticationConfiguration"},
+		"all of a policy":       {audited, policy + "- {level: None, nonResourceURLs: [\"*\", \"/healthz*\"]}\n- {level: RequestResponse, omitStages: [Panic], resources: [{group: \"\", resources: [pods], resourceNames: [a]}]}\n", ""},
+		"a level":               {audited, policy + "- level: Metadta\n", "the level `Metadta` in rules[0]"},
+		"no level":              {audited, policy + "- level: None\n- {}\n", "the level `` in rules[1]"},
+		"a stage":               {audited, "omitStages: [Requested]\n" + auditPolicy, "the stage `Requested` in omitStages"},
+		"a stage of a rule":     {audited, policy + "- {level: None, omitStages: [x]}\n", "the stage `x` in rules[0].omitStages"},
+		"a path":                {audited, policy + "- {level: None, nonResourceURLs: [\"/a*/b\"]}\n", "`/a*/b` in rules[0].nonResourceURLs"},
+		"paths and resources":   {audited, policy + "- {level: None, nonResourceURLs: [/a], namespaces: [b]}\n", "both nonResourceURLs and"},
+		"names of nothing":      {audited, policy + "- {level: None, resources: [{group: apps, resourceNames: [b]}]}\n", "resourceNames without resources"},
 		"no certificate":        {"registries[0].caFile", "x", "no certificate"},
 		"a key instead of a CA": {"registries[0].caFile", "-----BEGIN PRIVATE KEY-----\nAQID\n-----END PRIVATE KEY-----\n", "no certificate"},
 	} {

@@ -354,7 +354,10 @@ func (k *checker) sysctls(values map[string]string) {
 func judge(field string, content []byte) (problem, fix string) {
 	switch {
 	case strings.HasSuffix(field, ".auditPolicyFile"):
-		return judgeObject(content, "audit.k8s.io/v1", "Policy", "rules")
+		if problem, fix = judgeObject(content, "audit.k8s.io/v1", "Policy", "rules"); problem != "" {
+			return problem, fix
+		}
+		return judgePolicy(content)
 	case strings.HasSuffix(field, ".authenticationConfigFile"):
 		if problem, fix = judgeObject(content, "apiserver.config.k8s.io/v1", "AuthenticationConfiguration", "jwt"); problem != "" {
 			return problem, fix
@@ -363,6 +366,7 @@ func judge(field string, content []byte) (problem, fix string) {
 		if err := yaml.Load(content, &object); err == nil && object["anonymous"] != nil {
 			return "has a section `anonymous`", "remove it: Quorate allows exactly the anonymous requests that health checks and joins need"
 		}
+		return judgeIssuers(content)
 	default:
 		if block, _ := pem.Decode(content); block == nil || block.Type != "CERTIFICATE" {
 			return "holds no certificate", "name a file with CA certificates in PEM"
