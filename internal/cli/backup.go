@@ -230,10 +230,11 @@ size of etcd, and is removed afterwards.`,
 				err = verify(f)
 			} else {
 				err = a.withEngine(cmd.Context(), func(e *run.Engine) error {
-					var in io.Reader
-					if name, in, err = e.OpenBackup(cmd.Context(), name); err != nil {
+					found, in, err := e.OpenBackup(cmd.Context(), name)
+					if err != nil {
 						return err
 					}
+					name = found
 					return verify(in)
 				})
 			}

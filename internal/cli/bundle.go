@@ -35,8 +35,30 @@ func (a *app) bundle() *cobra.Command {
 	for _, c := range []*cobra.Command{verify, export, push} {
 		c.Flags().BoolVar(&w.monitoring, "monitoring", false, "the bundle with Prometheus, which quorate bundle build --monitoring made")
 	}
-	cmd.AddCommand(build, a.bundleList(), verify, export, a.bundleImport(), pull, push, sources, a.bundleVersions())
+	list, imports := a.bundleList(), a.bundleImport()
+	for _, c := range []*cobra.Command{build, list, export, imports, push, sources} {
+		a.withoutSpec(c)
+	}
+	cmd.AddCommand(build, list, verify, export, imports, pull, push, sources, a.bundleVersions())
 	return cmd
+}
+
+// withoutSpec refuses --file for a command that reads no spec: whoever names one expects that its version, or its source, counts.
+func (a *app) withoutSpec(cmd *cobra.Command) {
+	before := cmd.PreRunE
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if a.file != "" {
+			hint := ""
+			if cmd.Flags().Lookup("kubernetes-version") != nil {
+				hint = ", and name the version with --kubernetes-version"
+			}
+			return usageError{fmt.Errorf("%s reads no spec: leave out -f%s", cmd.CommandPath(), hint)}
+		}
+		if before == nil {
+			return nil
+		}
+		return before(cmd, args)
+	}
 }
 
 // whichBundle are the flags that say which bundle is meant.
@@ -53,6 +75,12 @@ func (w *whichBundle) open() (*bundle.Bundle, error) {
 		return b, err
 	}
 	what, command := "the bundle of Kubernetes "+w.version, "quorate bundle build"
+	if !slices.Contains(bundle.Versions(), w.version) {
+		if _, _, published := components.PublishedFor(w.version, string(w.arch)); !published {
+			return nil, usageError{&bundle.UnknownVersionError{Version: w.version}}
+		}
+		command = "quorate bundle pull" // it cannot be compiled
+	}
 	if w.version != spec.DefaultVersion {
 		command += " --kubernetes-version " + w.version
 	}
@@ -184,6 +212,14 @@ func (a *app) bundleVerify(open func() (*bundle.Bundle, error)) *cobra.Command {
 With -f, it checks the nodes of that spec instead: containerd on every node must have every image of the bundle, under
 its name and with the bundle's manifest, and every blob must match its digest. Problems are listed host by host, and the
 exit status is 1. quorate apply imports damaged or missing images again.`,
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
+			for _, name := range []string{"kubernetes-version", "arch", "monitoring"} {
+				if a.file != "" && cmd.Flags().Changed(name) {
+					return usageError{errors.New("with -f, the spec says which bundle its hosts have: leave out --" + name)}
+				}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if a.file != "" {
 				return a.verifyHosts(cmd.Context())

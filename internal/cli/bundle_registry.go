@@ -68,7 +68,7 @@ them (--releases and --registry). With -f, the spec's components section determi
 			}
 			signatures, digest := spec.CheckSignatures(c.Signatures, c.Releases != ""), spec.CheckDigest(c.Digest)
 			switch {
-			case a.file != "" && (len(args) > 0 || c != spec.Components{}):
+			case a.file != "" && (len(args) > 0 || c != spec.Components{} || cmd.Flags().Changed("kubernetes-version")):
 				return usageError{errors.New("with -f, the spec determines the bundle's source: leave out the reference and the other flags")}
 			case a.file != "":
 				return nil

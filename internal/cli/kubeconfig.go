@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/tools/clientcmd"
@@ -11,6 +12,7 @@ import (
 
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/paths"
 	"quorate.dev/quorate/internal/progress"
@@ -54,6 +56,9 @@ func (a *app) kubeconfig() *cobra.Command {
 			admin, err := e.Kubeconfig(cmd.Context())
 			if err != nil {
 				return err
+			}
+			if in, err := kube.ReadAdmin(admin); err == nil && in.Expired(time.Now()) {
+				fmt.Fprintln(a.err, "Every administrator's kubeconfig that could be read has expired. Run `quorate apply`, which renews them, and then this command again.")
 			}
 			_, labErr := lab.Open(c.Metadata.Name)
 			config, err := run.ForCaller(c, admin, byAddress || labErr == nil)

@@ -166,7 +166,7 @@ func targetsOf(c *spec.Cluster, args []string, all bool) ([]plan.Target, error) 
 				}
 			}
 			if len(t.Hosts) == 0 {
-				return nil, fmt.Errorf("%s has no zone %s", c.Metadata.Name, zone)
+				return nil, fmt.Errorf("%q is not a zone of %s; its zones are %s", zone, c.Metadata.Name, strings.Join(zonesOf(c), ", "))
 			}
 		}
 		for _, h := range t.Hosts {
@@ -177,6 +177,16 @@ func targetsOf(c *spec.Cluster, args []string, all bool) ([]plan.Target, error) 
 		out = append(out, t)
 	}
 	return out, nil
+}
+
+func zonesOf(c *spec.Cluster) (out []string) {
+	for _, h := range c.Spec.Hosts {
+		if h.Zone != "" && !slices.Contains(out, h.Zone) {
+			out = append(out, h.Zone)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // planMaintenance prints what would be done.

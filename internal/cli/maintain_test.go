@@ -20,9 +20,9 @@ func TestTargetsOf(t *testing.T) {
 		{"cp-a cp-b", false, "cp-a cp-b"},
 		{"zone/c worker-a", false, "zone/c=cp-c worker-a"},
 		{"", true, "cp-a cp-b cp-c worker-a worker-b lb-a lb-b"},
-		{"cp-x", false, ":cp-x is not a host of test; its hosts are cp-a"},
-		{"zone/x", false, ":no zone x"},
-		{"zone/", false, ":no zone"},
+		{"cp-x", false, ":cp-x is not a host of test; did you mean cp-a? its hosts are cp-a"},
+		{"zone/x", false, `:"x" is not a zone of test; its zones are a, b, c`},
+		{"zone/", false, `:"" is not a zone of test; its zones are a, b, c`},
 		{"zone/b cp-b", false, ":cp-b is named twice"},
 	} {
 		targets, err := targetsOf(c, strings.Fields(tc.args), tc.all)

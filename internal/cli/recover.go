@@ -209,8 +209,12 @@ func firstLine(text string) string {
 // printCopies prints a table of all copies, the one that loses least first.
 func printCopies(w io.Writer, j *recovery.Judgment, now time.Time) error {
 	if len(j.Candidates) == 0 {
-		fmt.Fprintln(w, "No data of etcd were found.")
-		return nil
+		where := ""
+		if slices.ContainsFunc(j.Voters, func(v recovery.Voter) bool { return v.Standing == recovery.Unknown }) {
+			where = " on the hosts that could be examined"
+		}
+		_, err := fmt.Fprintln(w, "No data of etcd were found"+where+".")
+		return err
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "HOST\tDATA\tMEMBER\tCLUSTER\tLOG ENDS AT\tREVISION\tLAST WRITE\tSIZE\tHEALTH")

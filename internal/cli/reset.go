@@ -45,7 +45,9 @@ Before anything is changed, the steps are shown, and you are asked for the name 
 		Args: cobra.ArbitraryArgs,
 		PreRunE: func(_ *cobra.Command, args []string) error {
 			switch {
-			case all == (len(args) > 0):
+			case all && len(args) > 0:
+				return usageError{errors.New("name the hosts to reset, or pass --all for the whole cluster, but not both")}
+			case !all && len(args) == 0:
 				return usageError{errors.New("name the hosts to reset, or pass --all for the whole cluster")}
 			case all && force:
 				return usageError{errors.New("--force cannot be combined with --all: nothing is drained when the whole cluster is removed")}
@@ -98,7 +100,11 @@ func unknownHost(c *spec.Cluster, name string) error {
 	if name == "" {
 		name = `""`
 	}
-	return fmt.Errorf("%s is not a host of %s; its hosts are %s", name, c.Metadata.Name, strings.Join(cluster.Names(c.Spec.Hosts), ", "))
+	hosts, hint := cluster.Names(c.Spec.Hosts), ""
+	if near := spec.Nearest(name, hosts); near != "" {
+		hint = fmt.Sprintf("did you mean %s? ", near)
+	}
+	return fmt.Errorf("%s is not a host of %s; %sits hosts are %s", name, c.Metadata.Name, hint, strings.Join(hosts, ", "))
 }
 
 // confirmReset shows what will happen and asks for the name of the cluster.

@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +23,18 @@ func (a *app) rotateAuthority() *cobra.Command {
 		Use:       "rotate ca|front-proxy-ca|etcd-ca|sa",
 		Short:     "Replace an authority (CA), or the service account key, in stages",
 		ValidArgs: names,
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 1 && slices.Contains(names, args[0]) {
+				return nil
+			}
+			return errors.New("name what is to be replaced: " + strings.Join(names, ", "))
+		},
+		PreRunE: func(_ *cobra.Command, args []string) error {
+			if published && facts.Authority(args[0]) != facts.ServiceAccountKey {
+				return usageError{errors.New("--keys-published is for sa: nobody verifies tokens with another key")}
+			}
+			return nil
+		},
 		Long: `Replaces the key and the certificate of an authority, or the service account key, in three stages. No stage begins before every host
 has reached the one before it.
 

@@ -19,6 +19,7 @@ import (
 	"quorate.dev/quorate/internal/size"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/sshconfig"
+	"quorate.dev/quorate/internal/ui"
 )
 
 func (a *app) init() *cobra.Command {
@@ -344,7 +345,7 @@ func (a *app) validate() *cobra.Command {
 				for _, p := range warnings {
 					fmt.Fprintf(w, "Warning: %s.\n", p)
 				}
-				_, err := fmt.Fprintf(w, "%s is valid: cluster %s, Kubernetes %s, %d hosts.\n", path, c.Metadata.Name, c.Spec.Kubernetes.Version, len(c.Spec.Hosts))
+				_, err := fmt.Fprintf(w, "%s is valid: cluster %s, Kubernetes %s, %s.\n", path, c.Metadata.Name, c.Spec.Kubernetes.Version, ui.Plural(len(c.Spec.Hosts), "host"))
 				return err
 			})
 		},

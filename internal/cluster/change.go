@@ -786,6 +786,21 @@ func after(separator, text string) string {
 	return separator + text
 }
 
+// Incomplete refuses what only a complete cluster allows: there is none on these hosts, or nobody can tell. Fix is what to do if there is none.
+func (s *State) Incomplete(rule, fix string) *Refusal {
+	if s.stage != Undetermined {
+		return &Refusal{Rule: rule, Why: "there is no complete cluster on these hosts", Fix: fix}
+	}
+	away := s.Unreachable()
+	names := slices.DeleteFunc(Names(s.Spec.Spec.Hosts), func(name string) bool { _, is := away[name]; return !is })
+	who := "some hosts could not be queried"
+	if len(names) > 0 {
+		who = List(names) + " could not be queried: " + away[names[0]]
+	}
+	return &Refusal{Rule: rule, Subjects: names, Why: "it is unknown whether there is a complete cluster, because " + who,
+		Fix: "Bring these hosts up, or make them reachable; `quorate status` says of each why it cannot be reached.", Transient: true}
+}
+
 func (s *State) unreachableText() string {
 	var out []string
 	for _, h := range s.Spec.Spec.Hosts {

@@ -78,7 +78,11 @@ type Refusal struct {
 }
 
 func (r *Refusal) Error() string {
-	return fmt.Sprintf("refused (%s): %s.\n%s", r.Rule, strings.TrimSuffix(r.Why, "."), r.Fix)
+	why := strings.TrimSuffix(r.Why, ".")
+	if !strings.HasSuffix(why, "?") { // an error of SSH can end with a question
+		why += "."
+	}
+	return fmt.Sprintf("refused (%s): %s\n%s", r.Rule, why, r.Fix)
 }
 
 // Refuse makes the refusal for the errors among findings; nil if there are none. The reason begins with what, for example "the

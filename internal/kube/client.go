@@ -3,6 +3,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -40,9 +41,9 @@ type Client struct {
 }
 
 // Connect makes a client that reaches any of the servers. Credentials are read from the first control plane that has
-// valid ones and stay in memory. Expired ones are used only if there are no others. If it or a request of the client fails, host.Unanswered says whether that is because a host
+// valid ones and stay in memory. Expired ones are used only if there are no others. Away is why other control planes cannot be asked. If it or a request of the client fails, host.Unanswered says whether that is because a host
 // could not be asked.
-func Connect(ctx context.Context, servers []Server) (*Client, error) {
+func Connect(ctx context.Context, servers []Server, away ...error) (*Client, error) {
 	var errs []error
 	var expired *Client
 	for _, s := range servers {
@@ -56,7 +57,7 @@ func Connect(ctx context.Context, servers []Server) (*Client, error) {
 			errs = append(errs, fmt.Errorf("%s: admin.conf: %w", s.Conn.Name(), err))
 			continue
 		}
-		if hasExpired(client.Config, time.Now()) {
+		if admin, err := ReadAdmin(kubeconfig); err == nil && admin.Expired(time.Now()) {
 			if expired == nil {
 				expired = client
 			}
@@ -67,17 +68,10 @@ func Connect(ctx context.Context, servers []Server) (*Client, error) {
 	if expired != nil {
 		return expired, nil // the API server says what is wrong
 	}
-	return nil, fmt.Errorf("no control plane has a usable admin.conf: %w", errors.Join(errs...))
-}
-
-// hasExpired says that the client certificate of a configuration is not valid any more, or no authority that it trusts.
-func hasExpired(config *rest.Config, now time.Time) bool {
-	pair, err := tls.X509KeyPair(config.CertData, config.KeyData)
-	if err == nil && now.After(pair.Leaf.NotAfter) {
-		return true
+	if len(servers) == 0 {
+		return nil, cmp.Or(errors.Join(away...), errors.New("no control plane can be asked"))
 	}
-	trusted := pkifile.Certificates(config.CAData)
-	return len(trusted) > 0 && !slices.ContainsFunc(trusted, func(c *x509.Certificate) bool { return !now.After(c.NotAfter) })
+	return nil, fmt.Errorf("no control plane that can be asked has a usable admin.conf: %w", errors.Join(append(errs, away...)...))
 }
 
 // through makes a client that connects through the servers' sessions.
@@ -97,6 +91,16 @@ func through(servers []Server, kubeconfig []byte) (*Client, error) {
 type Admin struct {
 	Server               string // URL of the endpoint
 	CA, Certificate, Key []byte // PEM
+}
+
+// Expired says that its client certificate is not valid any more, or no authority that it trusts.
+func (a Admin) Expired(now time.Time) bool {
+	pair, err := tls.X509KeyPair(a.Certificate, a.Key)
+	if err == nil && now.After(pair.Leaf.NotAfter) {
+		return true
+	}
+	trusted := pkifile.Certificates(a.CA)
+	return len(trusted) > 0 && !slices.ContainsFunc(trusted, func(c *x509.Certificate) bool { return !now.After(c.NotAfter) })
 }
 
 // ReadAdmin reads an admin.conf. It uses only what kubeadm writes: a kubeconfig can also name programs to run and files to

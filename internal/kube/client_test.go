@@ -21,7 +21,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 
@@ -150,6 +149,17 @@ func TestWhyTheAPIDoesNotAnswer(t *testing.T) {
 	}
 }
 
+// TestWhoCannotBeAsked says so, and nothing about what it has.
+func TestWhoCannotBeAsked(t *testing.T) {
+	away := errors.New("cp-a: no route to host")
+	if _, err := Connect(t.Context(), nil, away); !errors.Is(err, away) || strings.Contains(err.Error(), "admin.conf") {
+		t.Error(err)
+	}
+	if _, err := Connect(t.Context(), nil); err == nil || strings.Contains(err.Error(), "%!") {
+		t.Error(err)
+	}
+}
+
 // TestAHostCannotHaveTheCallerRunPrograms: a kubeconfig can name them.
 func TestAHostCannotHaveTheCallerRunPrograms(t *testing.T) {
 	_, good := server(t, version)
@@ -203,8 +213,7 @@ func TestCredentialsThatHaveExpired(t *testing.T) {
 		"one of two authorities has expired":  {append(expired[:len(expired):len(expired)], valid...), time.Now(), false},
 		"the client's certificate is too old": {nil, time.Now().Add(2 * time.Hour), true},
 	} {
-		config := &rest.Config{TLSClientConfig: rest.TLSClientConfig{CAData: tc.trusted, CertData: user.ClientCertificateData, KeyData: user.ClientKeyData}}
-		if hasExpired(config, tc.at) != tc.want {
+		if (Admin{CA: tc.trusted, Certificate: user.ClientCertificateData, Key: user.ClientKeyData}).Expired(tc.at) != tc.want {
 			t.Errorf("%s: %t", name, !tc.want)
 		}
 	}

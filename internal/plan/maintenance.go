@@ -177,7 +177,7 @@ func operation(s *cluster.State) (*builder, error) {
 		}
 		return nil, r
 	}
-	return nil, refused(RuleAnswer, "there is no complete cluster on these hosts", "`quorate status` shows more; `quorate apply` builds the cluster.")
+	return nil, s.Incomplete(RuleAnswer, "`quorate status` shows more; `quorate apply` builds the cluster.")
 }
 
 // anyExpired says that certificates have expired without which programs of the cluster do not work.

@@ -277,6 +277,17 @@ func TestRebootGoesOnWhereItWasCutShort(t *testing.T) {
 	}
 }
 
+// nowhere is a cluster of which no host can be reached.
+func nowhere(c *spec.Cluster) *cluster.State {
+	obs := empty(c)
+	for _, h := range c.Spec.Hosts {
+		obs.Hosts[h.Name] = facts.Host{Error: "no route to host"}
+	}
+	return cluster.Evaluate(c, obs)
+}
+
+func second(_ *Plan, err error) error { return err }
+
 func TestMaintenanceIsRefused(t *testing.T) {
 	for name, tc := range map[string]struct {
 		of     string
@@ -309,6 +320,20 @@ func TestMaintenanceIsRefused(t *testing.T) {
 		if !errors.As(err, &r) || r.Rule != tc.rule || r.Why == "" || r.Fix == "" {
 			t.Errorf("%s: %v, %v", name, p, err)
 		}
+	}
+	// Where no host could be queried, there may be a cluster.
+	blind := nowhere(testCluster())
+	for name, err := range map[string]error{
+		"maintain": second(Maintain(blind, targetOf(t, blind.Spec, "cp-a"), MaintainOptions{})), "undo": second(EndMaintenance(blind, targetOf(t, blind.Spec, "cp-a"))),
+		"renew": second(Renew(blind)), "rotate": second(RotateAuthority(blind, facts.KubernetesAuthority, RotateOptions{})),
+	} {
+		var r *cluster.Refusal
+		if !errors.As(err, &r) || r.Rule != RuleAnswer || !r.Transient || !strings.Contains(r.Why, "it is unknown whether there is a complete cluster") || !strings.Contains(r.Why, "no route to host") || strings.Contains(r.Fix, "apply") {
+			t.Errorf("%s where no host answers: %v", name, err)
+		}
+	}
+	if r := repairable(blind); r == nil || !r.Transient || !strings.Contains(r.Why, "it is unknown whether") {
+		t.Errorf("repair where no host answers: %v", r)
 	}
 	// A host whose disk was replaced has nothing to come back with.
 	c := testCluster()

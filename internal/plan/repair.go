@@ -150,12 +150,8 @@ func repairable(s *cluster.State) *cluster.Refusal {
 		fallthrough
 	case cluster.Foreign:
 		return refused(RuleRepairable, "Quorate did not build this cluster, and has not adopted it", "Repair it with the tools that built it, or adopt it: `quorate apply --adopt`.")
-	case cluster.Undetermined:
-		r := refused(RuleRepairable, "it is unknown whether there is a complete cluster: some hosts could not be queried", "Bring them back; `quorate status` shows them.")
-		r.Transient = true
-		return r
 	}
-	return refused(RuleRepairable, "there is no complete cluster on these hosts", "`quorate apply` builds it, or finishes its build.")
+	return s.Incomplete(RuleRepairable, "`quorate apply` builds it, or finishes its build.")
 }
 
 // mender is a builder that restores what was there.

@@ -154,6 +154,21 @@ func (j *Judgment) identify() {
 	switch {
 	case d.ClusterID != "":
 		j.ClusterID = d.ClusterID
+		if j.UnderWay != nil && j.UnderWay.OldClusterID == d.ClusterID || slices.ContainsFunc(j.Candidates, func(c Candidate) bool { return c.ClusterID == d.ClusterID }) {
+			break
+		}
+		var have []string
+		for _, c := range j.Candidates {
+			if c.ClusterID != "" && !slices.Contains(have, c.ClusterID) {
+				have = append(have, c.ClusterID)
+			}
+		}
+		slices.Sort(have)
+		fix := "Leave it out: it is needed only if there are data of several clusters."
+		if len(have) > 0 {
+			fix = "There are data of " + strings.Join(have, ", ") + ". " + fix
+		}
+		j.refuse("--cluster-id "+d.ClusterID+": no data of this etcd cluster were found", fix)
 	case j.UnderWay != nil:
 		j.ClusterID = j.UnderWay.OldClusterID
 	default:
@@ -379,6 +394,11 @@ func (j *Judgment) votes() {
 			j.refuse(fmt.Sprintf("%s was declared lost, and it answers: it %s", v.Name, v.Standing), "Leave out --lost "+v.Name+", and look at what is there.")
 		}
 	}
+	for _, name := range j.decision().Lost {
+		if _, host := j.c.Host(name); !host && !slices.ContainsFunc(j.Voters, func(v Voter) bool { return v.Name == name }) {
+			j.refuse("--lost "+name+": neither a host of the spec nor a member of etcd has this name", "The members are "+names(j.Voters)+".")
+		}
+	}
 	if j.ClusterID == "" {
 		over := map[string][]string{}
 		for _, c := range j.Candidates {
@@ -386,6 +406,7 @@ func (j *Judgment) votes() {
 				over[c.ClusterID] = append(over[c.ClusterID], c.String())
 			}
 		}
+		nowhere, fix := j.nowhere()
 		switch {
 		case len(j.Obstacles) > 0:
 		case len(over) > 0:
@@ -395,6 +416,8 @@ func (j *Judgment) votes() {
 			}
 			j.refuse("there are only data of etcd clusters that a recovery has replaced: "+strings.Join(lines, "; "),
 				"If the cluster that replaced them has no data left, name the one that counts with --cluster-id. It has nothing that was written since that recovery; a backup may be newer.")
+		case nowhere != "":
+			j.refuse(nowhere, fix)
 		default:
 			j.refuse("no data of etcd were found on any host", "If a disk with data exists, attach it to a host of the spec and name the directory: --data HOST:/path. If no host has its installation any more, `quorate restore --from-data HOST:/path` builds the cluster again from such a disk. Otherwise restore a backup.")
 		}
@@ -406,16 +429,43 @@ func (j *Judgment) votes() {
 		j.refuse(fmt.Sprintf("the quorum can come back: %d of %d members have their data (%s), and %d are needed", len(present), len(j.Voters), names(present), j.Need),
 			"Start them: `quorate apply` starts what is stopped on their hosts, and `quorate status` shows what keeps them from working. Nothing would be lost.")
 	case len(present)+len(unknown) >= j.Need:
-		var lines []string
-		var flags []string
-		for _, v := range unknown {
-			lines = append(lines, v.Name+" ("+v.Why+")")
-			flags = append(flags, "--lost "+cmp.Or(v.Host, v.Name))
-		}
-		j.refuse(fmt.Sprintf("the quorum may come back: %d of %d members have their data, %d are needed, and nothing is known of %s", len(present), len(j.Voters), j.Need, strings.Join(lines, ", ")),
-			"Bring back "+names(unknown)+": power the machines on, boot their own system, mount the disks with the data, or make reachable what still runs. Then nothing is lost. If these machines or their disks will never come back, say so: "+strings.Join(flags, " ")+
+		lines, flags := inDoubt(unknown)
+		j.refuse(fmt.Sprintf("the quorum may come back: %d of %d members have their data, %d are needed, and nothing is known of %s", len(present), len(j.Voters), j.Need, lines),
+			"Bring back "+names(unknown)+": power the machines on, boot their own system, mount the disks with the data, or make reachable what still runs. Then nothing is lost. If these machines or their disks will never come back, say so: "+flags+
 				". If they still run and cannot be reached only from here, the cluster works without you, and you would make a second one.")
 	}
+}
+
+// nowhere says which hosts may have data although none were found, because they could not be examined or a disk is not mounted; empty if there
+// are none. That nothing was found then says nothing about what there is.
+func (j *Judgment) nowhere() (why, fix string) {
+	var lines []string
+	if unknown := j.with(Unknown); len(unknown) > 0 {
+		text, flags := inDoubt(unknown)
+		lines = append(lines, text)
+		fix = "Make them reachable: power them on, repair the network, or correct their addresses and SSH keys in the spec. A machine that boots a rescue system needs only SSH. Mount the disks with the data. What will never come back is left out with " + flags + "."
+	}
+	for _, h := range j.c.Spec.Hosts {
+		r := j.seen.LostQuorum.Remains[h.Name]
+		if r.Error != "" && !slices.ContainsFunc(j.Voters, func(v Voter) bool { return v.Host == h.Name }) {
+			lines = append(lines, h.Name+" ("+r.Error+")")
+			fix = cmp.Or(fix, "Make it reachable, or do not name directories on it.")
+		}
+	}
+	if len(lines) == 0 {
+		return "", ""
+	}
+	return "no data of etcd were found, and nothing is known of " + strings.Join(lines, ", "), fix
+}
+
+// inDoubt lists members of which nothing is known, with the reasons, and the flags that declare them lost.
+func inDoubt(voters []Voter) (lines, flags string) {
+	var l, f []string
+	for _, v := range voters {
+		l = append(l, v.Name+" ("+v.Why+")")
+		f = append(f, "--lost "+cmp.Or(v.Host, v.Name))
+	}
+	return strings.Join(l, ", "), strings.Join(f, " ")
 }
 
 func names(voters []Voter) string {

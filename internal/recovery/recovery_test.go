@@ -370,7 +370,17 @@ func TestCopies(t *testing.T) {
 			w.empty("cp-b", "cp-c")
 			w.seen.Hosts["cp-a"] = facts.Host{Facts: &facts.Facts{Kubernetes: facts.Kubernetes{EtcdAbandoned: []string{old}}}}
 		}, "cp-a", nil, "only data of etcd clusters that a recovery has replaced: " + old, "", ""},
-		"no data at all": {func(w world) { w.empty("cp-a", "cp-b", "cp-c") }, "cp-a", nil, "no data of etcd", "", ""},
+		"no data at all":                          {func(w world) { w.empty("cp-a", "cp-b", "cp-c") }, "cp-a", nil, "no data of etcd were found on any host", "", ""},
+		"no host that can be reached":             {func(w world) { w.off("cp-a", "cp-b", "cp-c") }, "cp-a", nil, "no data of etcd were found, and nothing is known of cp-a (no route to host), cp-b", "", ""},
+		"no data on those that can be":            {func(w world) { w.empty("cp-a", "cp-b"); w.off("cp-c") }, "cp-a", nil, "no data of etcd were found, and nothing is known of cp-c (no route to host)", "", ""},
+		"no data, and a host that is lost":        {func(w world) { w.empty("cp-a", "cp-b"); w.off("cp-c") }, "cp-a", []string{"cp-c"}, "no data of etcd were found on any host", "", ""},
+		"no data, and a disk that is not mounted": {func(w world) { w.empty("cp-b", "cp-c"); w.unmounted("cp-a") }, "cp-a", nil, "nothing is known of cp-a (there are no data in /var/lib/etcd, but", "", ""},
+		"no data, and a named directory that could not be examined": {func(w world) {
+			w.empty("cp-a", "cp-b", "cp-c")
+			w.c.Spec.Hosts = append(w.c.Spec.Hosts, spec.Host{Name: "worker-a", Address: "10.0.0.21", Roles: []string{spec.RoleWorker}})
+			w.seen.LostQuorum.Remains["worker-a"] = facts.EtcdRemains{Error: "no route to host"}
+		}, "cp-a", nil, "no data of etcd were found, and nothing is known of worker-a (no route to host)", "", ""},
+		"a misspelled name of a host that is lost": {func(w world) { w.empty("cp-b"); w.off("cp-c") }, "cp-a", []string{"cp-cc"}, "--lost cp-cc: neither a host of the spec nor a member of etcd has this name", "", ""},
 		"a rescue system": {func(w world) {
 			w.empty("cp-b", "cp-c")
 			w.change("cp-a", func(r *facts.EtcdRemains) { r.Starts = false; r.Certificates = false })
@@ -461,6 +471,32 @@ func TestLossIsAccepted(t *testing.T) {
 	j := w.judge("cp-a")
 	if len(j.Obstacles) > 0 || j.Chosen == nil || !strings.Contains(strings.Join(j.Missing, "\n"), "7 entries of the log that cp-a:/mnt/c has") {
 		t.Errorf("%+v, missing %q", j.Obstacles, j.Missing)
+	}
+}
+
+// TestTheClusterThatCounts has data somewhere.
+func TestTheClusterThatCounts(t *testing.T) {
+	w := newWorld(3)
+	w.empty("cp-c")
+	w.change("cp-b", func(r *facts.EtcdRemains) { r.Copies[0].ClusterID = other })
+	w.seen.LostQuorum.Decision.ClusterID = "c0fee"
+	if j := w.judge("cp-a"); len(j.Obstacles) == 0 || j.Obstacles[0].Why != "--cluster-id c0fee: no data of this etcd cluster were found" || !strings.HasPrefix(j.Obstacles[0].Fix, "There are data of "+other+", "+old+".") {
+		t.Errorf("%+v", j.Obstacles)
+	}
+	w.seen.LostQuorum.Decision.ClusterID = old
+	if j := w.judge("cp-a"); j.Chosen == nil || strings.Contains(fmt.Sprint(j.Obstacles), "--cluster-id "+old+": no data") {
+		t.Errorf("%+v", j.Obstacles)
+	}
+	// The data of the cluster that was lost are not in their place any more when its recovery goes on.
+	w = newWorld(3)
+	w.empty("cp-b", "cp-c")
+	w.change("cp-a", func(r *facts.EtcdRemains) {
+		r.Recovery = &facts.EtcdRecovery{OldClusterID: old, Host: "cp-a", Stamp: "x", Decided: time.Unix(1, 0)}
+		r.Copies[0].ClusterID = "new"
+	})
+	w.seen.LostQuorum.Decision.ClusterID = old
+	if j := w.judge("cp-a"); len(j.Obstacles) > 0 || j.Placed != "cp-a" {
+		t.Errorf("placed on %q: %+v", j.Placed, j.Obstacles)
 	}
 }
 

@@ -290,7 +290,7 @@ func (d *drilling) drillable(ctx context.Context) (*cluster.State, error) {
 // fault takes away was computed for another one.
 func mayDrill(s *cluster.State) *cluster.Refusal {
 	if !s.Exists() {
-		return &cluster.Refusal{Rule: cluster.RuleNoCluster, Why: "there is no cluster to drill", Fix: "Build it: `quorate apply`."}
+		return s.Incomplete(cluster.RuleNoCluster, "Build it, or finish its build: `quorate apply`.")
 	}
 	if away := s.Unreachable(); len(away) > 0 {
 		var names []string

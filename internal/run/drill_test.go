@@ -111,6 +111,14 @@ func TestNoDrillOfOtherMachines(t *testing.T) {
 	if r := mayDrill(cluster.Evaluate(f.Spec, f.Seen)); r != nil {
 		t.Fatal(r)
 	}
+	for name := range f.Seen.Hosts {
+		f.Seen.Hosts[name] = facts.Host{Error: "no route to host"}
+	}
+	f.Seen.API = nil
+	if r := mayDrill(cluster.Evaluate(f.Spec, f.Seen)); r == nil || strings.Contains(r.Why, "there is no") || strings.Contains(r.Fix, "apply") {
+		t.Errorf("no host can be reached: %v", r)
+	}
+	f = clustertest.Whole()
 	f.Seen.Hosts["cp-a"], f.Seen.Hosts["cp-b"] = f.Seen.Hosts["cp-b"], f.Seen.Hosts["cp-a"]
 	if r := mayDrill(cluster.Evaluate(f.Spec, f.Seen)); r == nil || r.Rule != cluster.RuleFixed || r.Fix == "" {
 		t.Errorf("swapped: %v", r)

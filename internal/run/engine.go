@@ -6,6 +6,7 @@ package run
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
+	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/spec"
@@ -171,18 +173,29 @@ func (e *Engine) State(ctx context.Context) *cluster.State {
 	return cluster.Evaluate(e.Cluster, e.Observe(ctx))
 }
 
-// Kubeconfig reads an administrator's kubeconfig from the first control plane that has one.
+// Kubeconfig reads an administrator's kubeconfig from the first control plane that has a valid one. If there is none, it is one that has expired.
 func (e *Engine) Kubeconfig(ctx context.Context) ([]byte, error) {
-	var last error
+	var errs []error
+	var expired []byte
 	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
 		conn, err := e.Conns.Get(h.Name)
 		if err == nil {
 			var raw []byte
 			if raw, err = kubeadm.Admin.On(ctx, conn, struct{}{}); err == nil {
-				return raw, nil
+				admin, err := kube.ReadAdmin(raw)
+				if err != nil || !admin.Expired(time.Now()) {
+					return raw, nil // the caller says what is wrong with it
+				}
+				if expired == nil {
+					expired = raw
+				}
+				continue
 			}
 		}
-		last = err
+		errs = append(errs, err)
 	}
-	return nil, fmt.Errorf("no control plane has an administrator's kubeconfig: %w", last)
+	if expired != nil {
+		return expired, nil
+	}
+	return nil, fmt.Errorf("reading an administrator's kubeconfig from a control plane: %w", errors.Join(errs...))
 }

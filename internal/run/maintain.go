@@ -21,21 +21,29 @@ func OpenAwaiting(ctx context.Context, c *spec.Cluster, sink progress.Sink, host
 	begin := time.Now()
 	for {
 		e := Open(ctx, c, sink)
-		var missing []string
-		for _, name := range hosts {
-			if _, err := e.Conns.Get(name); err != nil {
-				missing = append(missing, name)
-			}
-		}
+		missing, why := e.missing(hosts)
 		if len(missing) == 0 || time.Since(begin) > bootPatience {
 			return e
 		}
-		sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "cluster/wait", Title: "wait for the hosts", Detail: strings.Join(missing, ", ") + " cannot be reached yet"})
+		sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "cluster/wait", Title: "wait for the hosts", Detail: strings.Join(missing, ", ") + " cannot be reached yet: " + why})
 		if pause(ctx, lookEach) != nil {
 			return e
 		}
 		e.Close()
 	}
+}
+
+// missing are the hosts without a session, with the reason for the first of them: whoever waits may see that waiting does not help.
+func (e *Engine) missing(hosts []string) (names []string, why string) {
+	for _, name := range hosts {
+		if _, err := e.Conns.Get(name); err != nil {
+			names = append(names, name)
+			if why == "" {
+				why = err.Error()
+			}
+		}
+	}
+	return names, why
 }
 
 // Maintain takes hosts out of service.

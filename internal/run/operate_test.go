@@ -6,6 +6,7 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,5 +123,29 @@ func TestAWaitTriesToReachMoreHosts(t *testing.T) {
 	})
 	if err != nil || looks != 2 {
 		t.Errorf("%d looks: %v", looks, err)
+	}
+}
+
+// TestAControlPlaneThatCannotBeAsked may have a kubeconfig all the same, and the error says of each why it could not be asked.
+func TestAControlPlaneThatCannotBeAsked(t *testing.T) {
+	conns := host.DialAll(t.Context(), nil)
+	defer conns.Close()
+	e := &Engine{Cluster: spec.DefaultLab("test"), Conns: conns, Progress: progress.Discard}
+	_, err := e.Kubeconfig(t.Context())
+	_, apiErr := e.client(t.Context())
+	for what, err := range map[string]error{"kubeconfig": err, "client": apiErr} {
+		if err == nil || !strings.Contains(err.Error(), "cp-a: no session") || !strings.Contains(err.Error(), "cp-c: no session") || strings.Contains(err.Error(), "no control plane has") || strings.Contains(err.Error(), "%!") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// TestWhyAHostIsWaitedFor is said while it is waited for: with a wrong key, waiting does not help.
+func TestWhyAHostIsWaitedFor(t *testing.T) {
+	conns := host.DialAll(t.Context(), nil)
+	defer conns.Close()
+	e := &Engine{Cluster: spec.DefaultLab("test"), Conns: conns, Progress: progress.Discard}
+	if names, why := e.missing([]string{"cp-b", "cp-a"}); len(names) != 2 || why != "cp-b: no session to this host" {
+		t.Errorf("%v: %s", names, why)
 	}
 }

@@ -57,11 +57,16 @@ func (e *Engine) Examine(ctx context.Context, o RecoverOptions) *cluster.State {
 		wg sync.WaitGroup
 	)
 	for _, h := range e.Cluster.Spec.Hosts {
-		c, err := e.Conns.Get(h.Name)
-		if err != nil {
+		if !h.Has(spec.RoleControlPlane) && !h.Has(spec.RoleEtcd) && len(o.Data[h.Name]) == 0 {
 			continue
 		}
-		if !h.Has(spec.RoleControlPlane) && !h.Has(spec.RoleEtcd) && len(o.Data[h.Name]) == 0 {
+		c, err := e.Conns.Get(h.Name)
+		if err != nil {
+			if len(o.Data[h.Name]) > 0 { // whoever named data on it has to know that they were not looked at
+				mu.Lock()
+				lost.Remains[h.Name] = facts.EtcdRemains{Error: strings.TrimPrefix(err.Error(), h.Name+": ")}
+				mu.Unlock()
+			}
 			continue
 		}
 		wg.Go(func() {

@@ -96,15 +96,19 @@ func (e *Engine) client(ctx context.Context) (*kube.Client, error) {
 	abandoned := e.abandoned
 	e.mu.Unlock()
 	var servers []kube.Server
+	var away []error
 	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
 		if e.Cluster.StackedEtcd() && slices.ContainsFunc(abandoned, func(m facts.EtcdMember) bool { return m.Name == h.Name }) {
 			continue
 		}
-		if c, err := e.Conns.Get(h.Name); err == nil {
-			servers = append(servers, kube.Server{Conn: c, Address: net.JoinHostPort(h.Address, hostconfig.APIPort)})
+		c, err := e.Conns.Get(h.Name)
+		if err != nil {
+			away = append(away, err)
+			continue
 		}
+		servers = append(servers, kube.Server{Conn: c, Address: net.JoinHostPort(h.Address, hostconfig.APIPort)})
 	}
-	return kube.Connect(ctx, servers)
+	return kube.Connect(ctx, servers, away...)
 }
 
 func kubeProxy(ctx context.Context, client *kube.Client) map[string]any {

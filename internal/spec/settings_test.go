@@ -66,10 +66,24 @@ func TestWrongSettings(t *testing.T) {
 		`kubelet: {maxPods: 300}`:                                                               {"/24", "250"},
 		`kubelet: {systemReserved: {cpus: 1m}}`:                                                 {"did you mean `cpu`"},
 		`kubelet: {kubeReserved: {memory: lots}}`:                                               {"`lots` is not a quantity"},
-		`kubelet: {evictionHard: {memory.available: 5x%}}`:                                      {"not a quantity"},
+		`kubelet: {evictionHard: {memory.available: 5x%}}`:                                      {"is not a percentage"},
 		`kubelet: {imageGCHighThresholdPercent: 70}`:                                            {"imageGCLowThresholdPercent"},
 		`kubelet: {shutdownGracePeriod: 60}`:                                                    {"60"},
 		`kubelet: {shutdownGracePeriod: 10s, shutdownGracePeriodCriticalPods: 20s}`:             {"longer"},
+		`kubelet: {evictionHard: {memory.available: 110%}}`:                                     {"`110%` is not a percentage from 0 to 100"},
+		`kubelet: {evictionHard: {memory.available: "0"}}`:                                      {"does not start with the limit `0`", "`0%` to switch it off"},
+		`kubelet: {evictionHard: {nodefs.available: 500m}}`:                                     {"`500m` is not a whole number", "`500Mi`"},
+		`kubelet: {systemReserved: {memory: 500m}}`:                                             {"`500m` is not a whole number"},
+		`kubelet: {systemReserved: {memory: 10%}}`:                                              {"`10%` is not a quantity"},
+		`kubelet: {containerLogMaxSize: 500m}`:                                                  {"`500m` is not a whole number"},
+		`kubelet: {containerLogMaxSize: 1.5Gi}`:                                                 {"without a fraction"},
+		`kubelet: {shutdownGracePeriod: 500ms}`:                                                 {"`500ms` is too short", "1s or more"},
+		`kubelet: {shutdownGracePeriod: 10s, shutdownGracePeriodCriticalPods: 500ms}`:           {"`500ms` is too short"},
+		`kubelet: {allowedUnsafeSysctls: [vm.max_map_count]}`:                                   {"no value of their own for `vm.max_map_count`", "spec.settings.sysctls"},
+		`kubelet: {allowedUnsafeSysctls: ["kernel.*"]}`:                                         {"no value of their own for `kernel.*`"},
+		`kubelet: {allowedUnsafeSysctls: ["net*"]}`:                                             {"no value of their own for `net*`"},
+		`kubelet: {allowedUnsafeSysctls: [net..core]}`:                                          {"`net..core` is not a kernel setting"},
+		`kubelet: {allowedUnsafeSysctls: ["net.*.x"]}`:                                          {"`net.*.x` is not a kernel setting"},
 		`kubelet: {allowedUnsafeSysctls: ["*"]}`:                                                {"name each"},
 		`registries: [{name: docker.io, mirrors: []}]`:                                          {"no mirror"},
 		`registries: [{name: docker.io, mirrors: [mirror.example.com]}]`:                        {"not the URL of a mirror"},
@@ -89,14 +103,54 @@ func TestWrongSettings(t *testing.T) {
 	}
 }
 
+// TestSettingsThatAKubeletAccepts are not refused.
+func TestSettingsThatAKubeletAccepts(t *testing.T) {
+	for _, settings := range []string{
+		`kubelet: {allowedUnsafeSysctls: [kernel.sem, "kernel.shm*", kernel.shmmax, "kernel.msg*", "fs.mqueue.*", "net.*", net/ipv4/tcp_syncookies, "user.max_user_namespaces"]}`,
+		`kubelet: {evictionHard: {memory.available: 0%, nodefs.available: 100%, imagefs.available: 7.5%, pid.available: "1000"}}`,
+		`kubelet: {systemReserved: {cpu: 1500m, memory: 1.5Gi, pid: "1000"}, containerLogMaxSize: 1536Mi}`,
+		`kubelet: {shutdownGracePeriod: 1s, shutdownGracePeriodCriticalPods: 1s}`,
+	} {
+		if _, err := withSettings(t, settings); err != nil {
+			t.Errorf("%s: %v", settings, err)
+		}
+	}
+	if namespacedSysctl("user.max_user_namespaces", "v1.36.3") || !namespacedSysctl("net.core.somaxconn", "v1.36.3") {
+		t.Error("v1.36 does not know the settings of user namespaces")
+	}
+}
+
 func TestAttachedFiles(t *testing.T) {
+	const (
+		policy  = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n"
+		jwt     = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n"
+		issuer  = "- issuer: {url: https://x, audiences: [kubernetes]}\n  claimMappings: {username: {claim: email, prefix: \"oidc:\"}, groups: {claim: groups, prefix: \"\"}}\n"
+		audited = "apiServer.auditPolicyFile"
+		oidc    = "apiServer.authenticationConfigFile"
+	)
 	for name, tc := range map[string]struct{ field, content, want string }{
 		"a policy":              {"apiServer.auditPolicyFile", auditPolicy, ""},
 		"no YAML":               {"apiServer.auditPolicyFile", "a: [", "not one YAML document"},
 		"another kind":          {"apiServer.auditPolicyFile", "apiVersion: v1\nkind: Pod\n", "begin it with"},
 		"no rules":              {"apiServer.auditPolicyFile", "apiVersion: audit.k8s.io/v1\nkind: Policy\n", "has no rules"},
-		"issuers":               {"apiServer.authenticationConfigFile", "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer: {url: https://x}\n", ""},
+		"issuers":               {"apiServer.authenticationConfigFile", "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n" + issuer, ""},
 		"anonymous requests":    {"apiServer.authenticationConfigFile", "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nanonymous: {enabled: true}\njwt: [{}]\n", "anonymous"},
+		"an expression":         {oidc, jwt + "- issuer: {url: https://x, audiences: [a, b], audienceMatchPolicy: MatchAny}\n  claimMappings: {username: {expression: claims.sub}}\n", ""},
+		"http":                  {oidc, jwt + "- issuer: {url: http://x, audiences: [a]}\n", "`http://x` in jwt[0].issuer"},
+		"no audience":           {oidc, jwt + "- issuer: {url: https://x}\n", "no audience in jwt[0].issuer"},
+		"several audiences":     {oidc, jwt + "- issuer: {url: https://x, audiences: [a, b]}\n", "audienceMatchPolicy: MatchAny"},
+		"no name":               {oidc, jwt + "- issuer: {url: https://x, audiences: [a]}\n", "which claim is the user's name"},
+		"no prefix":             {oidc, jwt + "- issuer: {url: https://x, audiences: [a]}\n  claimMappings: {username: {claim: email}}\n", "has no prefix in jwt[0].claimMappings.username"},
+		"twice":                 {oidc, jwt + issuer + issuer, "https://x twice"},
+		"no list":               {oidc, jwt + "- issuer: {url: https://x, audiences: a}\n", "is no AuthenticationConfiguration"},
+		"all of a policy":       {audited, policy + "- {level: None, nonResourceURLs: [\"*\", \"/healthz*\"]}\n- {level: RequestResponse, omitStages: [Panic], resources: [{group: \"\", resources: [pods], resourceNames: [a]}]}\n", ""},
+		"a level":               {audited, policy + "- level: Metadta\n", "the level `Metadta` in rules[0]"},
+		"no level":              {audited, policy + "- level: None\n- {}\n", "the level `` in rules[1]"},
+		"a stage":               {audited, "omitStages: [Requested]\n" + auditPolicy, "the stage `Requested` in omitStages"},
+		"a stage of a rule":     {audited, policy + "- {level: None, omitStages: [x]}\n", "the stage `x` in rules[0].omitStages"},
+		"a path":                {audited, policy + "- {level: None, nonResourceURLs: [\"/a*/b\"]}\n", "`/a*/b` in rules[0].nonResourceURLs"},
+		"paths and resources":   {audited, policy + "- {level: None, nonResourceURLs: [/a], namespaces: [b]}\n", "both nonResourceURLs and"},
+		"names of nothing":      {audited, policy + "- {level: None, resources: [{group: apps, resourceNames: [b]}]}\n", "resourceNames without resources"},
 		"no certificate":        {"registries[0].caFile", "x", "no certificate"},
 		"a key instead of a CA": {"registries[0].caFile", "-----BEGIN PRIVATE KEY-----\nAQID\n-----END PRIVATE KEY-----\n", "no certificate"},
 	} {

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -172,24 +173,35 @@ func (k *checker) kubelet(s KubeletSettings) {
 	}{{"systemReserved", s.SystemReserved}, {"kubeReserved", s.KubeReserved}} {
 		for _, key := range slices.Sorted(maps.Keys(m.values)) {
 			k.one(fmt.Sprintf("%s.%s[%s]", path, m.name, key), key, reservable)
-			k.quantity(fmt.Sprintf("%s.%s[%s]", path, m.name, key), m.values[key], false)
+			if at := fmt.Sprintf("%s.%s[%s]", path, m.name, key); key == "cpu" {
+				k.quantity(at, m.values[key])
+			} else {
+				k.whole(at, m.values[key])
+			}
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.EvictionHard)) {
 		k.one(fmt.Sprintf("%s.evictionHard[%s]", path, key), key, evictable)
-		k.quantity(fmt.Sprintf("%s.evictionHard[%s]", path, key), s.EvictionHard[key], true)
+		k.threshold(fmt.Sprintf("%s.evictionHard[%s]", path, key), s.EvictionHard[key])
 	}
-	if s.ContainerLogMaxSize != "" {
-		k.quantity(path+".containerLogMaxSize", s.ContainerLogMaxSize, false)
+	if at := path + ".containerLogMaxSize"; s.ContainerLogMaxSize != "" && k.whole(at, s.ContainerLogMaxSize) {
+		if q := resource.MustParse(s.ContainerLogMaxSize); !representable(q) {
+			k.refuse(at, "write it without a fraction, like `500Mi`", "a kubelet does not start with `%s`", s.ContainerLogMaxSize)
+		}
 	}
-	whole, okWhole := k.duration(path+".shutdownGracePeriod", s.ShutdownGracePeriod)
-	critical, okCritical := k.duration(path+".shutdownGracePeriodCriticalPods", s.ShutdownGracePeriodCriticalPods)
+	whole, okWhole := k.gracePeriod(path+".shutdownGracePeriod", s.ShutdownGracePeriod)
+	critical, okCritical := k.gracePeriod(path+".shutdownGracePeriodCriticalPods", s.ShutdownGracePeriodCriticalPods)
 	if okWhole && okCritical && critical > whole {
 		k.refuse(path+".shutdownGracePeriodCriticalPods", "make it shorter than shutdownGracePeriod, which includes it", "it is longer than shutdownGracePeriod")
 	}
 	for i, name := range s.AllowedUnsafeSysctls {
-		if name == "" || name == "*" {
-			k.refuse(fmt.Sprintf("%s.allowedUnsafeSysctls[%d]", path, i), "name each, such as `net.core.somaxconn` or `kernel.msg*`", "`%s` is not a kernel setting", name)
+		at := fmt.Sprintf("%s.allowedUnsafeSysctls[%d]", path, i)
+		switch {
+		case name == "*" || !sysctlPattern.MatchString(name):
+			k.refuse(at, "name each, such as `net.core.somaxconn` or `kernel.msg*`", "`%s` is not a kernel setting", name)
+		case !namespacedSysctl(name, k.c.Spec.Kubernetes.Version):
+			k.refuse(at, "use kernel.sem, kernel.shm*, kernel.msg*, or settings that begin with net. or fs.mqueue.; what all nodes need goes into spec.settings.sysctls",
+				"pods have no value of their own for `%s`, and a kubelet that is to allow it does not start", name)
 		}
 	}
 }
@@ -206,13 +218,69 @@ func (k *checker) one(path, key string, known []string) {
 	k.refuse(path, fix, "`%s` is not known", key)
 }
 
-func (k *checker) quantity(path, value string, percent bool) {
-	if percent && strings.HasSuffix(value, "%") {
-		value = strings.TrimSuffix(value, "%")
+// sysctlPattern is how the kubelet wants the settings that it allows pods to change.
+var sysctlPattern = regexp.MustCompile(`^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[./])*([a-z0-9][-_a-z0-9]*)?[a-z0-9*]$`)
+
+// namespacedSysctl says that the kubelet knows a setting, or all that a pattern stands for, as one that each pod has for itself. With any other among
+// those that it is to allow, it does not start.
+func namespacedSysctl(pattern, version string) bool {
+	names := []string{"kernel.sem", "kernel.shm", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced", "kernel.msg", "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni"}
+	prefixes := []string{"net.", "fs.mqueue."}
+	if !strings.HasPrefix(version, "v1.36.") { // v1.37 knows these, too
+		names, prefixes = append(names, "kernel.domainname"), append(prefixes, "user.")
 	}
-	if q, err := resource.ParseQuantity(value); err != nil || q.Sign() < 0 {
-		k.refuse(path, "write it like `500m`, `1Gi`, or, for evictions, `10%`", "`%s` is not a quantity", value)
+	name, _, _ := strings.Cut(strings.ReplaceAll(pattern, "/", "."), "*")
+	return slices.Contains(names, name) || slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+func (k *checker) quantity(path, value string) (q resource.Quantity, ok bool) {
+	q, err := resource.ParseQuantity(value)
+	if err != nil || q.Sign() < 0 {
+		k.refuse(path, "write it like `500m` (of a CPU) or `1Gi`", "`%s` is not a quantity", value)
+		return q, false
 	}
+	return q, true
+}
+
+// whole wants a number of bytes, or of other things that have no halves: `500m` is half a byte, and means nearly nothing.
+func (k *checker) whole(path, value string) bool {
+	q, ok := k.quantity(path, value)
+	if ok && q.CmpInt64(q.Value()) != 0 {
+		k.refuse(path, "write it like `500Mi` or `1Gi`; m stands for a thousandth", "`%s` is not a whole number", value)
+		return false
+	}
+	return ok
+}
+
+// representable says that the kubelet can read a quantity as a number: it cannot for 1.5Gi.
+func representable(q resource.Quantity) bool {
+	_, is := q.AsInt64()
+	return is
+}
+
+// threshold is when pods are evicted. 0% and 100% switch a signal off.
+func (k *checker) threshold(path, value string) {
+	percent, is := strings.CutSuffix(value, "%")
+	if !is {
+		k.whole(path, value)
+		if q, err := resource.ParseQuantity(value); err == nil && q.IsZero() {
+			k.refuse(path, "write `0%` to switch it off, or a limit like `500Mi` or `10%`", "a kubelet does not start with the limit `%s`", value)
+		}
+		return
+	}
+	if n, err := strconv.ParseFloat(percent, 32); err != nil || !(n >= 0 && n <= 100) {
+		k.refuse(path, "write it like `10%`", "`%s` is not a percentage from 0 to 100", value)
+	}
+}
+
+// gracePeriod is a duration of a second or more: a kubelet does not start with less.
+func (k *checker) gracePeriod(path, value string) (time.Duration, bool) {
+	d, ok := k.duration(path, value)
+	if ok && value != "" && d < time.Second {
+		k.refuse(path, "use 1s or more, or leave it out", "`%s` is too short", value)
+		return 0, false
+	}
+	return d, ok
 }
 
 func (k *checker) duration(path, value string) (time.Duration, bool) {
@@ -286,7 +354,10 @@ func (k *checker) sysctls(values map[string]string) {
 func judge(field string, content []byte) (problem, fix string) {
 	switch {
 	case strings.HasSuffix(field, ".auditPolicyFile"):
-		return judgeObject(content, "audit.k8s.io/v1", "Policy", "rules")
+		if problem, fix = judgeObject(content, "audit.k8s.io/v1", "Policy", "rules"); problem != "" {
+			return problem, fix
+		}
+		return judgePolicy(content)
 	case strings.HasSuffix(field, ".authenticationConfigFile"):
 		if problem, fix = judgeObject(content, "apiserver.config.k8s.io/v1", "AuthenticationConfiguration", "jwt"); problem != "" {
 			return problem, fix
@@ -295,6 +366,7 @@ func judge(field string, content []byte) (problem, fix string) {
 		if err := yaml.Load(content, &object); err == nil && object["anonymous"] != nil {
 			return "has a section `anonymous`", "remove it: Quorate allows exactly the anonymous requests that health checks and joins need"
 		}
+		return judgeIssuers(content)
 	default:
 		if block, _ := pem.Decode(content); block == nil || block.Type != "CERTIFICATE" {
 			return "holds no certificate", "name a file with CA certificates in PEM"

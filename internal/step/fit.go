@@ -102,6 +102,7 @@ func forbiddenSysctl(allowed []string, p corev1.Pod) string {
 			continue
 		}
 		if !slices.ContainsFunc(allowed, func(pattern string) bool {
+			pattern = strings.ReplaceAll(pattern, "/", ".")
 			prefix, all := strings.CutSuffix(pattern, "*")
 			return pattern == name || all && strings.HasPrefix(name, prefix)
 		}) {

@@ -51,9 +51,9 @@ func TestFit(t *testing.T) {
 }
 
 func TestForbiddenSysctls(t *testing.T) {
-	for name, want := range map[string]string{"net.core.somaxconn": "", "kernel.msgmax": "", "net.ipv4.tcp_syncookies": "", "net.ipv4.tcp_mem": "net.ipv4.tcp_mem"} {
+	for name, want := range map[string]string{"net.core.somaxconn": "", "kernel.msgmax": "", "net.ipv4.tcp_syncookies": "", "net.ipv4.udp_mem": "", "net.ipv4.tcp_mem": "net.ipv4.tcp_mem"} {
 		p := corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodRunning}, Spec: corev1.PodSpec{SecurityContext: &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: name}}}}}
-		if got := forbiddenSysctl([]string{"net.core.somaxconn", "kernel.msg*"}, p); got != want {
+		if got := forbiddenSysctl([]string{"net.core.somaxconn", "kernel.msg*", "net/ipv4/udp_mem"}, p); got != want {
 			t.Errorf("%s: %q", name, got)
 		}
 	}

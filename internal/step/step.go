@@ -361,15 +361,19 @@ func (e *Env) api(ctx context.Context) (*kube.Client, error) {
 		return e.client, nil
 	}
 	var servers []kube.Server
+	var away []error
 	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
 		if cluster.ServesAbandoned(e.Cluster, e.Seen, h.Name) {
 			continue // it serves what a recovery has replaced
 		}
-		if c, err := e.Conns.Get(h.Name); err == nil {
-			servers = append(servers, kube.Server{Conn: c, Address: net.JoinHostPort(h.Address, hostconfig.APIPort)})
+		c, err := e.Conns.Get(h.Name)
+		if err != nil {
+			away = append(away, err)
+			continue
 		}
+		servers = append(servers, kube.Server{Conn: c, Address: net.JoinHostPort(h.Address, hostconfig.APIPort)})
 	}
-	client, err := kube.Connect(ctx, servers)
+	client, err := kube.Connect(ctx, servers, away...)
 	if err == nil {
 		e.client = client
 	}

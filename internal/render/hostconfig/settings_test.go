@@ -138,7 +138,8 @@ func TestFilesOfTheAPIServer(t *testing.T) {
 	}
 	c.Spec.Settings.APIServer = spec.APIServerSettings{AuditPolicyFile: "audit", AuthenticationConfigFile: "oidc"}
 	attach("spec.settings.apiServer.auditPolicyFile", "audit", "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: None\n")
-	attach("spec.settings.apiServer.authenticationConfigFile", "oidc", "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer: {url: https://id.example.com}\n")
+	attach("spec.settings.apiServer.authenticationConfigFile", "oidc", "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n"+
+		"- issuer: {url: https://id.example.com, audiences: [kubernetes]}\n  claimMappings: {username: {claim: email, prefix: \"oidc:\"}}\n")
 	args := Arguments(c)[facts.APIServer]
 	for name, own := range map[string]string{"audit-policy-file": AuditPolicyFile, "authentication-config": AuthenticationFile} {
 		if args[name] == "" || args[name] == own || !IsVariant(args[name][len(APIServerDir)+1:]) || IsVariant(own[len(APIServerDir)+1:]) {
