@@ -35,7 +35,7 @@ func (a *app) bundle() *cobra.Command {
 	for _, c := range []*cobra.Command{verify, export, push} {
 		c.Flags().BoolVar(&w.monitoring, "monitoring", false, "the bundle with Prometheus, which quorate bundle build --monitoring made")
 	}
-	cmd.AddCommand(build, a.bundleList(), verify, export, a.bundleImport(), pull, push, sources, a.bundleVersions())
+	cmd.AddCommand(build, reads(a.bundleList()), reads(verify), export, a.bundleImport(), pull, push, reads(sources), reads(a.bundleVersions()))
 	return cmd
 }
 
