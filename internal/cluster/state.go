@@ -362,10 +362,17 @@ func (s *State) component(host, name string) facts.Answer {
 // have to get ready.
 const podsStart = 2 * time.Minute
 
-// StartsPods says that the kubelet of a host was started a moment ago, as after a boot. That a program in a pod does not work is no failure yet.
+// StartsPods says that the kubelet of a host was started a moment ago, as after a boot, or does not run yet. That a program in a pod does not work is no
+// failure of that program then.
 func (s *State) StartsPods(host string) bool {
-	f, at := s.Facts(host), s.Seen.Hosts[host].Components[facts.Kubelet].Started
-	return f != nil && !at.IsZero() && f.Time.Sub(at) < podsStart // the host's own clock tells both times
+	f, kubelet := s.Facts(host), s.Seen.Hosts[host].Components[facts.Kubelet]
+	switch {
+	case f == nil:
+		return false
+	case kubelet.Started.IsZero():
+		return kubelet.Problem != ""
+	}
+	return f.Time.Sub(kubelet.Started) < podsStart // the host's own clock tells both times
 }
 
 // APIServer is how the host's own API server answers.

@@ -331,6 +331,14 @@ func TestWhatIsMissingIsRestored(t *testing.T) {
 			}
 		}
 	})
+	t.Run("agents of a host whose kubelet does not run", func(t *testing.T) {
+		obs := finished(t, c)
+		obs.Hosts["worker-a"].Components[facts.KubeProxy] = facts.Component{Answer: facts.Answer{Problem: "kube-proxy does not run"}}
+		obs.Hosts["worker-a"].Components[facts.Kubelet] = facts.Component{Answer: facts.Answer{Problem: "kubelet.service is activating"}}
+		if kinds := kindsOf(build(t, c, obs)); len(kinds[RestartAgent]) > 0 {
+			t.Errorf("%v", kinds)
+		}
+	})
 	t.Run("an expired kubelet certificate", func(t *testing.T) {
 		obs := finished(t, c)
 		obs.Time = time.Date(2026, 11, 26, 0, 0, 0, 0, time.UTC)
