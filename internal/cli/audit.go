@@ -72,7 +72,7 @@ audit cis compares the running cluster with the CIS benchmark.`,
 	}
 	cmd.Flags().IntVar(&depth, "depth", 1, "how many failures at the same time to look for: 1 or 2")
 	cmd.Flags().BoolVar(&specOnly, "spec-only", false, "judge the spec alone, without connecting to any host")
-	cmd.AddCommand(&cobra.Command{
+	cmd.AddCommand(reads(&cobra.Command{
 		Use:   "cis",
 		Short: "Check the control plane, etcd, and the kubelets against the CIS benchmark",
 		Long: `Reads file modes and owners, the arguments of running programs, and the configuration of the kubelets on every host, and
@@ -98,7 +98,7 @@ fail. The exit status is 0 if no check fails, and 1 if a check fails or a host c
 			}
 			return nil
 		},
-	})
+	}))
 	return outputs(cmd, "text", "json", "yaml", "html")
 }
 

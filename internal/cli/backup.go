@@ -55,7 +55,7 @@ docs/backup.md describes the stores, the identities, and what a backup contains.
 			return a.print(out, func(w io.Writer) error { return printBackup(w, out) })
 		},
 	}
-	cmd.AddCommand(sendsSecrets(a.backupList()), sendsSecrets(a.backupVerify()), sendsSecrets(a.backupFetch()))
+	cmd.AddCommand(sendsSecrets(reads(a.backupList())), sendsSecrets(a.backupVerify()), sendsSecrets(a.backupFetch()))
 	return cmd
 }
 

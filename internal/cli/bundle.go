@@ -39,7 +39,7 @@ func (a *app) bundle() *cobra.Command {
 	for _, c := range []*cobra.Command{build, list, export, imports, push, sources} {
 		a.withoutSpec(c)
 	}
-	cmd.AddCommand(build, list, verify, export, imports, pull, push, sources, a.bundleVersions())
+	cmd.AddCommand(build, reads(list), reads(verify), export, imports, pull, push, reads(sources), reads(a.bundleVersions()))
 	return cmd
 }
 

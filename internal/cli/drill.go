@@ -94,7 +94,7 @@ nothing could be injected safely. docs/drill.md describes the report.`,
 	flags.StringVar(&f.html, "html", "", "write the report as one self-contained page to this file")
 	flags.StringVar(&f.unit, "junit", "", "write the report as JUnit XML to this file")
 	flags.StringVar(&f.json, "json", "", "write the report as JSON to this file")
-	cmd.AddCommand(a.drillHistory())
+	cmd.AddCommand(reads(a.drillHistory()))
 	return outputs(cmd, "text", "json", "yaml", "junit")
 }
 

@@ -26,7 +26,7 @@ func (a *app) lab() *cobra.Command {
 	}
 	cmd.PersistentFlags().StringVar(&name, "lab", "", "the lab's name (default: the spec's cluster name, or the only lab)")
 	open := func() (*lab.Lab, error) { return a.openLab(name) }
-	cmd.AddCommand(a.labCreate(), a.labList(), a.labSSH(open), a.labExec(open), a.labFault(open), a.labHeal(open), a.labScale(&name), a.labDelete(open, &name), a.labRequirements())
+	cmd.AddCommand(a.labCreate(), reads(a.labList()), a.labSSH(open), a.labExec(open), a.labFault(open), a.labHeal(open), a.labScale(&name), a.labDelete(open, &name), a.labRequirements())
 	return cmd
 }
 

@@ -25,7 +25,7 @@ files, or objects of the Prometheus Operator. It changes nothing in the cluster,
 has quorate apply install Prometheus and Alertmanager in the cluster instead. docs/monitoring.md and docs/alerts.md say what is
 exposed, and what to do about each alert.`,
 	}
-	cmd.AddCommand(a.monitoringRules(), a.monitoringScrape(), a.monitoringAccess(), a.monitoringDashboards())
+	cmd.AddCommand(reads(a.monitoringRules()), reads(a.monitoringScrape()), reads(a.monitoringAccess()), a.monitoringDashboards())
 	return cmd
 }
 

@@ -1,9 +1,14 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
 
 	"quorate.dev/quorate/internal/durable"
 )
@@ -13,15 +18,43 @@ import (
 type output struct {
 	io.Writer
 	err error
+	// goesOn says that the command does what it has begun, whatever becomes of its output: no caller learns of an error. If the reader has ended, which it
+	// may, as a pager does, there is none.
+	goesOn bool
 }
 
 // Write keeps the error.
 func (o *output) Write(p []byte) (int, error) {
 	n, err := o.Writer.Write(p)
-	if err != nil && o.err == nil {
+	if err == nil || o.goesOn && errors.Is(err, syscall.EPIPE) {
+		return len(p), nil
+	}
+	if o.err == nil {
 		o.err = err
 	}
+	if o.goesOn {
+		return len(p), nil
+	}
 	return n, err
+}
+
+// outlivesReader has a command that may change something go on when whoever reads its output or its progress has ended. Without this, SIGPIPE ends the
+// process, which is what users expect of a command that only reads.
+func (o *output) outlivesReader() {
+	o.goesOn = true
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+}
+
+// readsAnnotation marks commands that only read.
+const readsAnnotation = "reads"
+
+// reads says that a command changes nothing that lasts: it may end anywhere.
+func reads(cmd *cobra.Command) *cobra.Command {
+	if cmd.Annotations == nil {
+		cmd.Annotations = map[string]string{}
+	}
+	cmd.Annotations[readsAnnotation] = "yes"
+	return cmd
 }
 
 // terminal is an output that may be a terminal.

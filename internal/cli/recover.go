@@ -56,6 +56,9 @@ It is refused, with exit status 3, while etcd has a quorum, and while powering o
 will never come back is declared lost with --lost. Only do this if you know it: if the machine still runs and cannot be reached only
 from here, you make a second cluster.
 
+With --from, the exit status is 0 only if every host joined again, apart from those that were declared lost. If others are left, the API accepts
+writes, the command says what brings them back, and the exit status is 1; -o json has "complete", "left", and "lost".
+
 It is safe to interrupt: run the same command again. docs/recovery.md is the runbook.`,
 		Example: `  quorate recover
   quorate recover --data cp-c:/mnt/var/lib/etcd
@@ -105,15 +108,7 @@ It is safe to interrupt: run the same command again. docs/recovery.md is the run
 			defer e.Close()
 			out, err := e.Recover(ctx, o)
 			done()
-			if out != nil {
-				if perr := a.print(out, func(w io.Writer) error { return printRecovered(w, out) }); err == nil {
-					err = perr
-				}
-			}
-			if err != nil {
-				return explain(ctx, err)
-			}
-			return nil
+			return a.recovered(ctx, out, err)
 		},
 	}
 	flags := cmd.Flags()
@@ -274,6 +269,19 @@ func (a *app) confirmRecovery(p *plan.Plan, j *recovery.Judgment) error {
 	return a.typeName(text.String(), p.Cluster, "recovering "+p.Cluster+" needs a confirmation")
 }
 
+// recovered prints what a recovery did, and tells with the exit status whether every host that was not declared lost is back.
+func (a *app) recovered(ctx context.Context, r *run.Recovered, err error) error {
+	if r != nil {
+		if perr := a.printDone(r, func(w io.Writer) error { return printRecovered(w, r) }); err == nil {
+			err = perr
+		}
+	}
+	if err != nil {
+		return explain(ctx, err)
+	}
+	return nil
+}
+
 func printRecovered(w io.Writer, r *run.Recovered) error {
 	fmt.Fprintf(w, "%s is back, from the data on %s.\n", r.Cluster, r.From)
 	fmt.Fprintf(w, "Writes were accepted %s after the decision.\n", ui.Duration(r.ToWrite))
@@ -286,7 +294,11 @@ func printRecovered(w io.Writer, r *run.Recovered) error {
 	if len(r.Left) > 0 {
 		fmt.Fprintln(w, "These hosts did not join again:")
 		for _, h := range slices.Sorted(maps.Keys(r.Left)) {
-			fmt.Fprintf(w, "  - %s: %s\n", h, firstLine(r.Left[h]))
+			why := firstLine(r.Left[h])
+			if slices.Contains(r.Lost, h) {
+				why = "declared lost; " + why
+			}
+			fmt.Fprintf(w, "  - %s: %s\n", h, why)
 		}
 		fmt.Fprintln(w, "Take those that are lost for good out of the spec. `quorate apply` has the others join when they are back (one that comes back as it was, with its old data, `quorate repair`). It also carries out what was edited in the spec: `quorate plan` shows it.")
 	}

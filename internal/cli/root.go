@@ -43,7 +43,8 @@ const (
 // app holds what all commands share.
 type app struct {
 	in       io.Reader
-	out, err io.Writer // out remembers errors
+	out, err io.Writer // out remembers errors, in printed
+	printed  *output
 	stdout   io.Writer // what out writes to, for programs that are to have the terminal themselves
 
 	file    string
@@ -72,25 +73,29 @@ func HostSide() {
 func Main(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	a := &app{in: in, stdout: out, err: errOut, stop: func() {}, ask: askTerminal, askAloud: askTerminalAloud}
 	defer func() { a.stop() }()
-	var printed *output
-	a.out, printed = remembering(out)
+	a.out, a.printed = remembering(out)
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetErr(errOut)
-	err := root.ExecuteContext(ctx)
+	return a.ended(root.ExecuteContext(ctx))
+}
+
+// ended says why a command has failed, and returns the exit status.
+func (a *app) ended(err error) int {
 	var silent *statusError
-	if printed.err != nil && (err == nil || errors.As(err, &silent)) {
-		fmt.Fprintf(errOut, "quorate: writing the output: %v\n", printed.err)
-		if err == nil {
-			return exitFailed
+	if lost := a.printed.err; lost != nil && (err == nil || errors.As(err, &silent) || errors.Is(err, lost)) {
+		fmt.Fprintf(a.err, "quorate: writing the output: %v\n", lost)
+		if err == nil && a.printed.goesOn {
+			fmt.Fprintln(a.err, "Only the output is lost: the command did everything else.")
 		}
+		return exitFailed
 	}
 	if err == nil {
 		return exitDone
 	}
 	if !errors.As(err, &silent) {
-		fmt.Fprintf(errOut, "quorate: %v\n%s", err, whoMay(err))
+		fmt.Fprintf(a.err, "quorate: %v\n%s", err, whoMay(err))
 	}
 	return exitStatus(err)
 }
@@ -157,6 +162,9 @@ quorate up.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Annotations[readsAnnotation] == "" {
+				a.printed.outlivesReader()
+			}
 			if err := a.knownOutput(cmd); err != nil {
 				return err
 			}
@@ -182,12 +190,19 @@ quorate up.`,
 	flags.BoolVar(&a.askSudo, "ask-sudo-password", false, "prompt for the sudo password of the hosts (or set "+host.SudoPasswordVariable+")")
 	flags.BoolVar(&a.strictKeys, "strict-host-keys", false, "connect only to hosts whose SSH host keys are known, and record no new keys")
 	flags.BoolVar(&a.acceptNewKeys, "accept-new-host-keys", false, "trust SSH host keys that are seen for the first time, without asking")
-	root.AddCommand(sendsSecrets(a.up()), a.down(), a.init(), a.validate(), a.preflight(), a.plan(), sendsSecrets(a.apply()), a.status(), a.dashboard(), a.audit(), a.drill(), a.maintain(), a.reset(), sendsSecrets(a.repair()), sendsSecrets(a.watch()), sendsSecrets(a.backup()), sendsSecrets(a.restore()), sendsSecrets(a.recover()), a.certs(), a.kubeconfig(), a.monitoring(),
-		a.bundle(), a.lab(), a.size(), a.host(), a.version())
+	root.AddCommand(sendsSecrets(a.up()), a.down(), a.init(), reads(a.validate()), reads(a.preflight()), reads(a.plan()), sendsSecrets(a.apply()), reads(a.status()), a.dashboard(), reads(a.audit()), a.drill(), a.maintain(), a.reset(), sendsSecrets(a.repair()), sendsSecrets(a.watch()), sendsSecrets(a.backup()), sendsSecrets(a.restore()), sendsSecrets(a.recover()), reads(a.certs()), a.kubeconfig(), a.monitoring(),
+		a.bundle(), a.lab(), reads(a.size()), a.host(), reads(a.version()))
 	root.SetOut(a.out) // first: the command that prints completions keeps it
 	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			for _, shell := range cmd.Commands() {
+				reads(shell)
+			}
+		}
+	}
 	strict(root)
-	root.SetHelpCommand(&cobra.Command{
+	root.SetHelpCommand(reads(&cobra.Command{
 		Use:   "help [COMMAND]",
 		Short: "Show what a command does, and its flags",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -197,7 +212,7 @@ quorate up.`,
 			}
 			return of.Help()
 		},
-	})
+	}))
 	return root
 }
 

@@ -44,10 +44,10 @@ has reached the one before it.
    trusts only the old certificate, or has a client certificate or a token that it signed, is refused from then on.
 
 ca: one host at a time, controller managers and schedulers restart in each stage, after others have taken the lead, and kubelets restart
-once in each stage; containers go on. API servers and etcd do not restart. kube-proxy, the pod network's agents, and CoreDNS are replaced
-pod by pod, once. Load balancers reload. It takes a few minutes for each control plane, and five more before the second stage. Workloads
-that use the API and read its certificate only when they start must be restarted before the last stage: the command names those that may
-have to, and ends. Run it again afterwards. With --skip-workloads, it goes on without that.
+once in each stage; containers go on. API servers and etcd do not restart. kube-proxy, the pod network's agents, CoreDNS, and the
+kube-state-metrics of a Prometheus that Quorate installed are replaced pod by pod, once. Load balancers reload. It takes a few minutes for each control plane, and five more before the second stage. Workloads
+of yours that use the API and read its certificate only when they start must be restarted before the last stage: the command names those
+that may have to, and ends. Run it again afterwards. With --skip-workloads, it goes on without that.
 
 front-proxy-ca: nothing restarts. It takes a few minutes.
 

@@ -82,3 +82,25 @@ func TestUnfinishedRepair(t *testing.T) {
 		}
 	}
 }
+
+// TestUnfinishedRecovery: a recovery that left hosts is not finished, unless they were declared lost.
+func TestUnfinishedRecovery(t *testing.T) {
+	for name, tc := range map[string]struct {
+		r    *run.Recovered
+		err  error
+		want int
+		says string
+	}{
+		"all are back":     {&run.Recovered{Complete: true}, nil, exitDone, ""},
+		"declared lost":    {&run.Recovered{Complete: true, Left: map[string]string{"cp-c": "no route to host"}, Lost: []string{"cp-c"}}, nil, exitDone, "cp-c: declared lost; no route to host"},
+		"one is left":      {&run.Recovered{Left: map[string]string{"cp-b": "it may run a rescue system"}}, nil, exitFailed, "cp-b: it may run a rescue system"},
+		"joining failed":   {&run.Recovered{}, errors.New("no answer"), exitFailed, ""},
+		"nothing was done": {nil, &cluster.Refusal{Rule: "quorum"}, exitRefused, ""},
+	} {
+		var out bytes.Buffer
+		a := &app{out: &out, output: "text"}
+		if code := statusOf(a.recovered(t.Context(), tc.r, tc.err)); code != tc.want || !strings.Contains(out.String(), tc.says) {
+			t.Errorf("%s: exit status %d, want %d; it says %q", name, code, tc.want, out.String())
+		}
+	}
+}

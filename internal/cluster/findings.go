@@ -643,7 +643,11 @@ func (f *findings) components(names ...string) {
 				continue
 			}
 			if c := f.component(h.Name, name); !c.OK && c.Known() {
-				f.unmet(RuleComponent, Warning, fmt.Sprintf("%s on %s does not work: %s", name, h.Name, c.Problem), componentFix(name, h.Name), h.Name)
+				fix := componentFix(name, h.Name)
+				if slices.Contains([]string{facts.KubeProxy, facts.Flannel}, name) && f.StartsPods(h.Name) {
+					fix = fmt.Sprintf("The kubelet on %s does not run, or was started less than %.0f minutes ago, as after a boot: it starts its pods. If this is still so after that time, `quorate apply` restarts it.", h.Name, podsStart.Minutes())
+				}
+				f.unmet(RuleComponent, Warning, fmt.Sprintf("%s on %s does not work: %s", name, h.Name, c.Problem), fix, h.Name)
 			}
 		}
 	}

@@ -358,6 +358,23 @@ func (s *State) component(host, name string) facts.Answer {
 	return c.Answer
 }
 
+// podsStart is longer than a kubelet takes after its own start until the pods of its node run: it has to find the containers, or to start them, and they
+// have to get ready.
+const podsStart = 2 * time.Minute
+
+// StartsPods says that the kubelet of a host was started a moment ago, as after a boot, or does not run yet. That a program in a pod does not work is no
+// failure of that program then.
+func (s *State) StartsPods(host string) bool {
+	f, kubelet := s.Facts(host), s.Seen.Hosts[host].Components[facts.Kubelet]
+	switch {
+	case f == nil:
+		return false
+	case kubelet.Started.IsZero():
+		return kubelet.Problem != ""
+	}
+	return f.Time.Sub(kubelet.Started) < podsStart // the host's own clock tells both times
+}
+
 // APIServer is how the host's own API server answers.
 func (s *State) APIServer(host string) facts.Answer {
 	switch seen := s.Seen.Hosts[host]; {

@@ -20,6 +20,13 @@ var installed string
 // Namespace is where the Prometheus of spec.monitoring.prometheus runs.
 const Namespace = "quorate-monitoring"
 
+// Deployments of it that use the API: a server reads what it trusts, and its token, again for each request; kube-state-metrics reads its token again, and
+// what it trusts only when it starts.
+const (
+	Server       = "prometheus"
+	StateMetrics = "kube-state-metrics"
+)
+
 // Images are the short names of the images that it needs.
 var Images = []string{"prometheus", "alertmanager", "kube-state-metrics", "node-exporter"}
 

@@ -152,7 +152,7 @@ func (b *builder) restartFormerClients(trusted []string, all bool) {
 	if dns {
 		which = append(which, "CoreDNS")
 	}
-	s := Step{Kind: RestartClients, Detail: string(facts.KubernetesAuthority), Title: "restart kube-proxy, the pod network, and CoreDNS", Authority: facts.KubernetesAuthority, Trusted: trusted,
+	s := Step{Kind: RestartClients, Detail: string(facts.KubernetesAuthority), Title: b.restartClientsTitle(), Authority: facts.KubernetesAuthority, Trusted: trusted,
 		Change: change(cluster.Restart, cluster.PodNetwork, ""), Reason: "clients of the API may read what they trust only when they start, and that has expired; pods are replaced on some nodes at a time"}
 	if len(which) > 0 {
 		s.Reason = "these were started before the certificate was renewed, and may have read only the former one: " + reasons(which)

@@ -314,6 +314,31 @@ func TestWhatIsMissingIsRestored(t *testing.T) {
 			t.Errorf("%v", kinds)
 		}
 	})
+	t.Run("agents of a host that has just booted", func(t *testing.T) {
+		for ago, want := range map[time.Duration][]string{30 * time.Second: nil, 3 * time.Minute: {"worker-a", "worker-a"}} {
+			obs := finished(t, c)
+			for _, agent := range agents {
+				obs.Hosts["worker-a"].Components[agent.component] = facts.Component{Answer: facts.Answer{Problem: agent.component + " does not run"}}
+			}
+			obs.Hosts["worker-a"].Facts.Time = obs.Time.Add(time.Hour) // its clock is wrong
+			obs.Hosts["worker-a"].Components[facts.Kubelet] = facts.Component{Answer: facts.Answer{OK: true}, Started: obs.Time.Add(time.Hour - ago)}
+			p := build(t, c, obs)
+			if kinds := kindsOf(p); !slices.Equal(kinds[RestartAgent], want) {
+				t.Errorf("%s after the kubelet was started: %v", ago, kinds)
+			}
+			if want == nil && (!p.Empty() || len(p.Unmet) == 0 || !strings.Contains(p.Unmet[0].Fix, "as after a boot")) {
+				t.Errorf("the verification waits for what the plan calls unmet: %+v", p)
+			}
+		}
+	})
+	t.Run("agents of a host whose kubelet does not run", func(t *testing.T) {
+		obs := finished(t, c)
+		obs.Hosts["worker-a"].Components[facts.KubeProxy] = facts.Component{Answer: facts.Answer{Problem: "kube-proxy does not run"}}
+		obs.Hosts["worker-a"].Components[facts.Kubelet] = facts.Component{Answer: facts.Answer{Problem: "kubelet.service is activating"}}
+		if kinds := kindsOf(build(t, c, obs)); len(kinds[RestartAgent]) > 0 {
+			t.Errorf("%v", kinds)
+		}
+	})
 	t.Run("an expired kubelet certificate", func(t *testing.T) {
 		obs := finished(t, c)
 		obs.Time = time.Date(2026, 11, 26, 0, 0, 0, 0, time.UTC)

@@ -211,6 +211,9 @@ func (b *builder) restore(h spec.Host) {
 		return // until it has, its kubelet has no API server
 	}
 	b.renewKubelet(h, at.configure)
+	if b.StartsPods(h.Name) {
+		return // nothing says yet that an agent does not work: whoever verifies the cluster waits for it
+	}
 	for _, agent := range agents {
 		c, known := b.Seen.Hosts[h.Name].Components[agent.component]
 		if known && !c.OK && c.Known() && b.Seen.API != nil {

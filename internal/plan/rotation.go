@@ -33,6 +33,10 @@ type RotateOptions struct {
 	// StaleClients are workloads that may have read what is trusted, or their token, before the new key was in it. As long as there are any,
 	// the last stage does not begin.
 	StaleClients []string
+	// RestartOwn says that clients of the API that kubeadm or Quorate installed in pods are such workloads: Deployments, or the DaemonSets in StaleOwn
+	// (namespace/name). The last stage restarts them before anything else.
+	RestartOwn bool
+	StaleOwn   []string
 	// TokenSecrets are secrets with tokens that the old service account key signed. As long as there are any, the last stage does not begin.
 	TokenSecrets []string
 	// OldTokens are pods whose token the old service account key signed, or may have, by node. They matter when every API server signs with
@@ -390,8 +394,20 @@ func (b *builder) restartClients(r cluster.Rotation, keys []string) {
 	if len(pods) == 0 {
 		return
 	}
-	b.addInTurn(Step{Kind: RestartClients, Title: "restart kube-proxy, the pod network, and CoreDNS", Pods: pods, Authority: r.Authority, Trusted: keys, Change: change(cluster.Restart, cluster.PodNetwork, ""),
-		Reason: "clients of the API may read what they trust only when they start; pods are replaced one after another"}, b.all()...)
+	b.addInTurn(b.restartClientsStep(r, keys, pods), b.all()...)
+}
+
+// restartClientsTitle names the cluster's own clients of the API in pods.
+func (b *builder) restartClientsTitle() string {
+	if b.c.InstallsPrometheus() {
+		return "restart kube-proxy, the pod network, CoreDNS, and kube-state-metrics"
+	}
+	return "restart kube-proxy, the pod network, and CoreDNS"
+}
+
+func (b *builder) restartClientsStep(r cluster.Rotation, keys, pods []string) Step {
+	return Step{Kind: RestartClients, Title: b.restartClientsTitle(), Pods: pods, Authority: r.Authority, Trusted: keys, Change: change(cluster.Restart, cluster.PodNetwork, ""),
+		Reason: "clients of the API may read what they trust only when they start; pods are replaced one after another"}
 }
 
 // signAgain is the second stage.
@@ -519,6 +535,10 @@ func (b *builder) dropFormer(r cluster.Rotation, o RotateOptions) string {
 		}
 	}
 	if !b.LastStage(r) {
+		if o.RestartOwn {
+			b.addInTurn(b.restartClientsStep(r, []string{r.Old, r.New}, o.StaleOwn))
+			return ""
+		}
 		if waits := waitsForClients(r, o); waits != "" {
 			return waits
 		}

@@ -424,6 +424,10 @@ func TestWhatAStageOfARotationWaitsFor(t *testing.T) {
 	if p.Rotation != cluster.DropStage || !strings.Contains(p.Waits, "Deployment default/web") {
 		t.Errorf("%s: %s", p.Rotation, p.Waits)
 	}
+	p, err := x.plan(a, RotateOptions{Drop: true, RestartOwn: true, StaleOwn: []string{"kube-system/kube-proxy"}, StaleClients: []string{"Deployment default/web"}})
+	if err != nil || p.Waits != "" || len(p.Steps) != 2 || p.Steps[0].Kind != RestartClients || !slices.Equal(p.Steps[0].Pods, []string{"kube-system/kube-proxy"}) || !slices.Equal(p.Steps[0].Trusted, []string{"old", "new"}) {
+		t.Errorf("what is Quorate's own is restarted before anybody else has to do anything: %v, %+v", err, p)
+	}
 	p = reach(RotateOptions{})
 	if p.Rotation != cluster.DropStage || !strings.Contains(p.Waits, "--yes") {
 		t.Errorf("%s: %s", p.Rotation, p.Waits)

@@ -1330,6 +1330,31 @@ func TestPrometheusInAClusterThatExists(t *testing.T) {
 	}
 }
 
+// TestPrometheusWhenANodeLeaves: the disks of the nodes that stay count, and what is not about them is not judged again.
+func TestPrometheusWhenANodeLeaves(t *testing.T) {
+	for name, want := range map[string][]string{"worker-b": {"storage worker-a"}, "worker-a": nil} {
+		c := labSpec()
+		obs, seen := healthy(c)
+		w := world{c, obs, seen}
+		w.monitors("10Gi")
+		w.in("worker-a", func(i *facts.Inspection) { i.DiskBytes = 11 * gib })
+		w.facts("worker-a").DiskFreeBytes = 10 * gib
+		for _, h := range c.Spec.Hosts {
+			if h.Has(spec.RoleWorker) && h.Name != name {
+				w.in(h.Name, listens(9100, "prometheus-node"))
+			}
+		}
+		c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Name == name })
+		var found []string
+		for _, f := range JudgeStorage(cluster.Evaluate(c, obs), seen) {
+			found = append(found, f.Rule+" "+strings.Join(f.Subjects, ","))
+		}
+		if !slices.Equal(found, want) {
+			t.Errorf("without %s: %q, want %q", name, found, want)
+		}
+	}
+}
+
 func listens(port int, program string) func(*facts.Inspection) {
 	return func(i *facts.Inspection) {
 		i.Listeners = []facts.Listener{{Port: port, Addresses: []netip.Addr{netip.IPv6Unspecified()}, Program: program, PID: 9}}

@@ -35,6 +35,30 @@ func BringsPrometheus(s *cluster.State) bool {
 	})
 }
 
+// TakesFromPrometheus says that the spec was edited so that a node takes no workloads any more that now does, of a cluster with Prometheus: it leaves, or gets a
+// taint. The servers may have to move. A node that is down has no room for them in any case.
+func TakesFromPrometheus(s *cluster.State) bool {
+	if !s.Exists() || !s.Spec.InstallsPrometheus() || s.Seen.API == nil || s.Seen.API.Prometheus == nil {
+		return false
+	}
+	before := s.Present()
+	if record, err := s.Record(); err == nil && record != nil {
+		before = record.Cluster()
+	}
+	stay := cluster.Names(s.Spec.WorkloadHosts())
+	return slices.ContainsFunc(before.WorkloadHosts(), func(h spec.Host) bool {
+		n := s.Node(h.Name)
+		return n != nil && n.Ready && !slices.Contains(stay, h.Name)
+	})
+}
+
+// JudgeStorage finds what of JudgePrometheus follows from which nodes take workloads.
+func JudgeStorage(s *cluster.State, seen *facts.Preflight) []cluster.Finding {
+	j := newJudge(s, seen)
+	j.storage()
+	return j.finish(nil)
+}
+
 // JudgePrometheus finds what would keep the Prometheus of the spec from running in a cluster that exists, of what Judge finds for a new one: disks that
 // are too small for its servers, and programs that have the port of its node exporter.
 func JudgePrometheus(s *cluster.State, seen *facts.Preflight) []cluster.Finding {

@@ -123,20 +123,27 @@ func (e *Engine) checkWatch(ctx context.Context, w *Work, ignore []string) error
 	})
 }
 
-// checkPrometheus refuses to install Prometheus in a cluster that exists, or to have its servers store more, where that cannot run. A new cluster is
-// judged as a whole.
+// checkPrometheus refuses to install Prometheus in a cluster that exists, or to have its servers store more, where that cannot run, and to take nodes from it so
+// that it could not run on the others. A new cluster is judged as a whole.
 func (e *Engine) checkPrometheus(ctx context.Context, w *Work, ignore []string) error {
-	if !preflight.BringsPrometheus(w.State) || !slices.ContainsFunc(w.Plan.Steps, func(s plan.Step) bool { return s.Kind == plan.ApplyManifest && s.Manifest == manifest.Prometheus }) {
+	has := func(of func(plan.Step) bool) bool { return slices.ContainsFunc(w.Plan.Steps, of) }
+	judge, where := preflight.JudgePrometheus, "the hosts"
+	switch {
+	case preflight.BringsPrometheus(w.State) && has(func(s plan.Step) bool { return s.Kind == plan.ApplyManifest && s.Manifest == manifest.Prometheus }):
+	case preflight.TakesFromPrometheus(w.State) && has(func(s plan.Step) bool { return s.Kind == plan.RecordSpec && s.Detail == "" }): // the edit is carried out
+		judge, where = preflight.JudgeStorage, "the nodes that the spec leaves to it"
+	default:
 		return nil
 	}
-	const id, title = "preflight/prometheus", "check whether Prometheus can run on the hosts"
+	const id = "preflight/prometheus"
+	title := "check whether Prometheus can run on " + where
 	return progress.Track(ctx, e.Progress, "", id, title, func(ctx context.Context) error {
-		r := preflight.NewReport(e.Cluster, preflight.JudgePrometheus(w.State, observe.Inspect(ctx, w.State, e.Conns)), ignore, nil)
+		r := preflight.NewReport(e.Cluster, judge(w.State, observe.Inspect(ctx, w.State, e.Conns)), ignore, nil)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		e.noteWarnings(r, id, title)
-		if refused := cluster.Refuse(preflight.RulePreflight, "Prometheus (spec.monitoring.prometheus) cannot run on the hosts of "+e.Cluster.Metadata.Name+"; nothing was changed:",
+		if refused := cluster.Refuse(preflight.RulePreflight, "Prometheus (spec.monitoring.prometheus) cannot run on "+where+"; nothing was changed in "+e.Cluster.Metadata.Name+":",
 			"`quorate preflight` checks it again. `quorate apply --ignore CHECK` ignores one check, by its name.", r.Findings); refused != nil {
 			return refused
 		}

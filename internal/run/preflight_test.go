@@ -109,9 +109,18 @@ func TestAFirstBuildChecksEveryHostAndTheVirtualIP(t *testing.T) {
 	}
 }
 
-// TestPrometheusIsCheckedWhenItComes into a cluster that exists, and when its servers are to store more; not with every other change.
+// TestPrometheusIsCheckedWhenItComes into a cluster that exists, when its servers are to store more, and when nodes leave it; not with every other change.
 func TestPrometheusIsCheckedWhenItComes(t *testing.T) {
 	apply := plan.Step{ID: "prometheus", Kind: plan.ApplyManifest, Manifest: manifest.Prometheus}
+	record := plan.Step{ID: "record", Kind: plan.RecordSpec}
+	leaves := func(f clustertest.Fixture, name string) {
+		f.Spec.Spec.Hosts = slices.DeleteFunc(slices.Clone(f.Spec.Spec.Hosts), func(h spec.Host) bool { return h.Name == name })
+	}
+	down := func(f clustertest.Fixture, name string) {
+		for i := range f.Seen.API.Nodes {
+			f.Seen.API.Nodes[i].Ready = f.Seen.API.Nodes[i].Ready && f.Seen.API.Nodes[i].Name != name
+		}
+	}
 	runs := func(f clustertest.Fixture) {
 		f.Spec.Spec.Monitoring.Prometheus.Install = true
 		f.Seen.API.Prometheus = &facts.Prometheus{}
@@ -140,6 +149,16 @@ func TestPrometheusIsCheckedWhenItComes(t *testing.T) {
 			runs(f)
 			f.Record()
 		}, []plan.Step{{ID: "cp-a/configure", Kind: plan.Configure, Host: "cp-a"}}, false},
+		"a node leaves":                   {func(f clustertest.Fixture) { runs(f); f.Record(); leaves(f, "w-b") }, []plan.Step{record}, true},
+		"a node leaves later":             {func(f clustertest.Fixture) { runs(f); f.Record(); leaves(f, "w-b") }, []plan.Step{{ID: "renew", Kind: plan.RenewCertificates}}, false},
+		"a load balancer leaves":          {func(f clustertest.Fixture) { runs(f); f.Record(); leaves(f, "lb-b") }, []plan.Step{record}, false},
+		"a node leaves that is down":      {func(f clustertest.Fixture) { runs(f); f.Record(); leaves(f, "w-b"); down(f, "w-b") }, []plan.Step{record}, false},
+		"a node leaves, and nothing runs": {func(f clustertest.Fixture) { f.Record(); leaves(f, "w-b") }, []plan.Step{record}, false},
+		"a node gets a taint": {func(f clustertest.Fixture) {
+			runs(f)
+			f.Record()
+			f.Spec.Spec.NodePools = []spec.NodePool{{Name: "gpu", Hosts: []string{"w-b"}, Taints: []spec.Taint{{Key: "gpu", Effect: "NoSchedule"}}}}
+		}, []plan.Step{record}, true},
 		"it is not wanted": {func(f clustertest.Fixture) { f.Record() }, nil, false},
 	} {
 		f := clustertest.Whole()

@@ -3,6 +3,8 @@ package run
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -47,6 +49,37 @@ type Recovered struct {
 	Missing []string `json:"missing,omitempty"`
 	// Left are the hosts that did not join again, with the reason.
 	Left map[string]string `json:"left,omitempty"`
+	// Lost are those of them that the user declared lost: nobody expects them back.
+	Lost []string `json:"lost,omitempty"`
+	// Complete says that every other host has joined again.
+	Complete bool `json:"complete"`
+}
+
+// Unfinished says that hosts are left that were not declared lost: somebody has to bring them back, or to take them out of the spec.
+func (r *Recovered) Unfinished() bool { return !r.Complete }
+
+// conclude tells which of the hosts that are left were declared lost, by their own name or by that of their member. A recovery that goes on keeps
+// what was declared when it was decided.
+func (r *Recovered) conclude(d *facts.EtcdDecision) {
+	declared := slices.Clone(d.Lost)
+	if j := r.Judgment; j != nil {
+		for _, v := range j.Voters {
+			if v.Standing == recovery.Lost && v.Host != "" {
+				declared = append(declared, v.Host)
+			}
+		}
+		if j.UnderWay != nil {
+			declared = append(declared, j.UnderWay.Lost...)
+		}
+	}
+	r.Lost, r.Complete = nil, true
+	for _, h := range slices.Sorted(maps.Keys(r.Left)) {
+		if slices.Contains(declared, h) {
+			r.Lost = append(r.Lost, h)
+		} else {
+			r.Complete = false
+		}
+	}
 }
 
 // Examine observes the cluster, and reads what is left of etcd on every host that can be reached. It changes nothing.
@@ -145,7 +178,9 @@ func (e *Engine) Recover(ctx context.Context, o RecoverOptions) (*Recovered, err
 	}))
 	err = e.rejoin(ctx, o, w.State.Seen.LostQuorum.Remains, out)
 	e.Progress = sink
+	out.conclude(o.Decision)
 	if err != nil {
+		out.Complete = false
 		return out, &JoinError{out, err}
 	}
 	return out, nil

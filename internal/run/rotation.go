@@ -16,6 +16,7 @@ import (
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/pkifile"
+	"quorate.dev/quorate/internal/monitoring"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/spec"
@@ -97,18 +98,18 @@ func (e *Engine) rotation(ctx context.Context, s *cluster.State, a facts.Authori
 		}
 		return plan.RotateAuthority(s, a, options)
 	}
-	if p.Rotation != cluster.DropStage || !a.Shared() || o.SkipWorkloads {
+	if p.Rotation != cluster.DropStage || !a.Shared() {
 		return p, nil
 	}
 	client, err := e.client(ctx)
 	if err != nil {
 		return nil, err
 	}
-	workloads, err := staleWorkloads(ctx, client)
+	workloads, err := staleWorkloads(ctx, client, r.New)
 	if err != nil {
 		return nil, fmt.Errorf("looking for workloads that trust only the old certificate: %w", err)
 	}
-	options.StaleClients = words(workloads)
+	staleFor(workloads, ownClients(s), o.SkipWorkloads, &options)
 	return plan.RotateAuthority(s, a, options)
 }
 
@@ -155,7 +156,7 @@ func (e *Engine) tokensSince(ctx context.Context, s *cluster.State, r cluster.Ro
 	if err := errors.Join(errs...); err != nil || skip {
 		return err
 	}
-	workloads, err := staleTokens(ctx, client, s.ByControlPlanes(since).Add(cluster.ClockMargin), reloads(s))
+	workloads, err := staleTokens(ctx, client, s.ByControlPlanes(since).Add(cluster.ClockMargin), ownClients(s))
 	if err != nil {
 		return err
 	}
@@ -181,19 +182,30 @@ func signedSecrets(secrets []corev1.Secret, key string) (out []string) {
 	return out
 }
 
-// reloads are the workloads that are known to read their token again: kubeadm's and Quorate's own, which are built with client-go. The pod
-// network of somebody else may have requested tokens for a day and written them to its nodes, where nobody sees them: Calico does so.
-func reloads(s *cluster.State) []workload {
+// ownClients are the clients of the API that kubeadm and Quorate installed in pods. They are built with client-go, and read their token again. What they trust, the
+// first stage of a rotation has them read. The pod network of somebody else may have requested tokens for a day and written them to its nodes, where nobody sees
+// them: Calico does so.
+func ownClients(s *cluster.State) []workload {
 	out := []workload{{"Deployment", metav1.NamespaceSystem, "coredns"}, {"DaemonSet", metav1.NamespaceSystem, facts.KubeProxy}}
 	if s.Spec.Spec.Network.CNI == spec.CNIFlannel {
 		out = append(out, workload{"DaemonSet", plan.OwnFlannel.Namespace, plan.OwnFlannel.Name})
 	}
+	if s.Spec.InstallsPrometheus() {
+		out = append(out, workload{"Deployment", monitoring.Namespace, monitoring.StateMetrics}, server)
+	}
 	return out
 }
 
+// server is that of the Prometheus that Quorate installs. It reads what it trusts again, and loses its samples with its pod.
+var server = workload{"Deployment", monitoring.Namespace, monitoring.Server}
+
 // staleTokens are the workloads with a pod that has a token, and that was made before a moment by the clock of API servers, but for some.
 func staleTokens(ctx context.Context, client kubernetes.Interface, since time.Time, but []workload) ([]workload, error) {
-	found, err := workloadsWith(ctx, client, func(p *corev1.Pod) bool { return observe.MountsToken(p) && !p.CreationTimestamp.After(since) })
+	pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	found, err := workloadsOf(ctx, client, pods.Items, func(p *corev1.Pod) bool { return observe.MountsToken(p) && !p.CreationTimestamp.After(since) })
 	return slices.DeleteFunc(found, func(w workload) bool { return slices.Contains(but, w) }), err
 }
 
@@ -202,9 +214,27 @@ type workload struct{ kind, namespace, name string }
 
 func (w workload) String() string { return w.kind + " " + w.namespace + "/" + w.name }
 
-// staleWorkloads are the workloads with a container that mounts what pods trust and that was started before the controller manager
-// published it as it is now.
-func staleWorkloads(ctx context.Context, client kubernetes.Interface) (out []workload, err error) {
+// staleFor tells apart which workloads Quorate restarts, and which their owners, unless they are left as they are.
+func staleFor(workloads, own []workload, skip bool, out *plan.RotateOptions) {
+	for _, w := range workloads {
+		switch {
+		case !slices.Contains(own, w):
+			if !skip {
+				out.StaleClients = append(out.StaleClients, w.String())
+			}
+		case w == server:
+		case w.kind == "DaemonSet":
+			out.RestartOwn, out.StaleOwn = true, append(out.StaleOwn, w.namespace+"/"+w.name)
+		default:
+			out.RestartOwn = true
+		}
+	}
+}
+
+// staleWorkloads are the workloads with a container that mounts what pods trust and that was started before it had a new key. The controller manager publishes
+// it again when the new key begins to sign, in another order. So what was started after the first pod that Quorate restarted when the new key was published
+// everywhere is not stale either, and no pod that Quorate restarted for it is.
+func staleWorkloads(ctx context.Context, client kubernetes.Interface, key string) (out []workload, err error) {
 	published, err := client.CoreV1().ConfigMaps(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + facts.RootCA})
 	if err != nil {
 		return nil, err
@@ -218,7 +248,24 @@ func staleWorkloads(ctx context.Context, client kubernetes.Interface) (out []wor
 			}
 		}
 	}
-	return workloadsWith(ctx, client, func(p *corev1.Pod) bool { return mountsAuthority(p) && startedBefore(p, since[p.Namespace]) })
+	pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, err
+	}
+	told := func(p *corev1.Pod) bool { return p.Annotations[facts.AuthorityAnnotation] == key }
+	var first time.Time
+	for _, p := range pods.Items {
+		if made := p.CreationTimestamp.Time; told(&p) && (first.IsZero() || made.Before(first)) {
+			first = made
+		}
+	}
+	return workloadsOf(ctx, client, pods.Items, func(p *corev1.Pod) bool {
+		at := since[p.Namespace]
+		if !first.IsZero() && first.Before(at) {
+			at = first
+		}
+		return mountsAuthority(p) && !told(p) && startedBefore(p, at)
+	})
 }
 
 func words(workloads []workload) (out []string) {
@@ -228,17 +275,13 @@ func words(workloads []workload) (out []string) {
 	return out
 }
 
-// workloadsWith are the workloads with a pod that has not ended and of which something holds. Pods that are only simulated trust nothing, and use no token.
-func workloadsWith(ctx context.Context, client kubernetes.Interface, holds func(*corev1.Pod) bool) (out []workload, err error) {
-	pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return nil, err
-	}
+// workloadsOf are the workloads with a pod that has not ended and of which something holds. Pods that are only simulated trust nothing, and use no token.
+func workloadsOf(ctx context.Context, client kubernetes.Interface, pods []corev1.Pod, holds func(*corev1.Pod) bool) (out []workload, err error) {
 	sets, err := client.AppsV1().ReplicaSets(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range pods.Items {
+	for _, p := range pods {
 		ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || p.DeletionTimestamp != nil
 		if ended || p.Spec.NodeSelector[facts.SimulatedLabel] != "" || !holds(&p) {
 			continue

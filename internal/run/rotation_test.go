@@ -14,6 +14,8 @@ import (
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/cluster/clustertest"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/monitoring"
+	"quorate.dev/quorate/internal/plan"
 )
 
 // TestWorkloadsThatMayTrustTheOldCertificateOnly: what was started since, what mounts nothing, and what has ended is not named.
@@ -43,7 +45,7 @@ func TestWorkloadsThatMayTrustTheOldCertificateOnly(t *testing.T) {
 			pod("ended", owner("Job", "once"), mounts, before, "Succeeded") + `]}`,
 		"/apis/apps/v1/replicasets": `{"items": [{"metadata": {"namespace": "shop", "name": "web-7d", "ownerReferences": [` + owner("Deployment", "web") + `]}}]}`,
 	})
-	found, err := staleWorkloads(t.Context(), client)
+	found, err := staleWorkloads(t.Context(), client, "new")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,6 +55,52 @@ func TestWorkloadsThatMayTrustTheOldCertificateOnly(t *testing.T) {
 	}
 	if want := []string{"Deployment shop/web", "Pod shop/by-hand", "StatefulSet shop/db"}; !slices.Equal(have, want) {
 		t.Errorf("%v, want %v", have, want)
+	}
+}
+
+// TestTheClustersOwnClients: the controller manager publishes what pods trust again when the new key begins to sign. What Quorate restarted before that has read
+// both, and so has what was started later. What is Quorate's own and is stale all the same is not named.
+func TestTheClustersOwnClients(t *testing.T) {
+	pod := func(namespace, name, kind, owner, created, authority string) string {
+		return `{"metadata": {"namespace": "` + namespace + `", "name": "` + name + `", "creationTimestamp": "` + created + `", "annotations": {"` + facts.AuthorityAnnotation + `": "` + authority + `"},
+			"ownerReferences": [{"apiVersion": "apps/v1", "kind": "` + kind + `", "name": "` + owner + `", "uid": "1", "controller": true}]},
+			"spec": {"volumes": [{"name": "token", "projected": {"sources": [{"configMap": {"name": "kube-root-ca.crt"}}]}}]},
+			"status": {"phase": "Running", "containerStatuses": [{"name": "c", "state": {"running": {"startedAt": "` + created + `"}}}]}}`
+	}
+	published := func(namespace string) string {
+		return `{"metadata": {"namespace": "` + namespace + `", "name": "kube-root-ca.crt", "creationTimestamp": "2026-01-01T00:00:00Z",
+			"managedFields": [{"manager": "kube-controller-manager", "operation": "Update", "time": "2026-11-27T12:30:00Z"}]}}`
+	}
+	const before, told, between = "2026-11-27T11:00:00Z", "2026-11-27T12:00:00Z", "2026-11-27T12:10:00Z"
+	deployment := func(namespace, name string) string {
+		return `{"metadata": {"namespace": "` + namespace + `", "name": "` + name + `-5c", "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "` + name + `", "uid": "1", "controller": true}]}}`
+	}
+	client := apiServer(t, map[string]string{
+		"/api/v1/configmaps?metadata.name=kube-root-ca.crt": `{"items": [` + published("kube-system") + "," + published("kube-flannel") + "," + published("shop") + "," + published(monitoring.Namespace) + `]}`,
+		"/api/v1/pods": `{"items": [` +
+			pod("kube-system", "kube-proxy-1", "DaemonSet", "kube-proxy", told, "new") + "," +
+			pod("kube-system", "coredns-1", "ReplicaSet", "coredns-5c", told, "new") + "," +
+			pod("kube-flannel", "kube-flannel-1", "DaemonSet", "kube-flannel", before, "former") + "," +
+			pod("calico-system", "calico-node-1", "DaemonSet", "calico-node", told, "new") + "," +
+			pod(monitoring.Namespace, "prometheus-1", "ReplicaSet", "prometheus-5c", before, "") + "," +
+			pod(monitoring.Namespace, "kube-state-metrics-1", "ReplicaSet", "kube-state-metrics-5c", before, "") + "," +
+			pod("shop", "db-0", "StatefulSet", "db", between, "") + "," +
+			pod("shop", "web-1", "ReplicaSet", "web-5c", before, "") + `]}`,
+		"/apis/apps/v1/replicasets": `{"items": [` + deployment("kube-system", "coredns") + "," + deployment(monitoring.Namespace, "prometheus") + "," + deployment(monitoring.Namespace, "kube-state-metrics") + "," + deployment("shop", "web") + `]}`,
+	})
+	found, err := staleWorkloads(t.Context(), client, "new")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := clustertest.Whole()
+	f.Spec.Spec.Monitoring.Prometheus.Install = true
+	own := ownClients(cluster.Evaluate(f.Spec, f.Seen))
+	for skip, users := range map[bool][]string{false: {"Deployment shop/web"}, true: nil} {
+		var o plan.RotateOptions
+		staleFor(found, own, skip, &o)
+		if !slices.Equal(o.StaleClients, users) || !o.RestartOwn || !slices.Equal(o.StaleOwn, []string{"kube-flannel/kube-flannel"}) {
+			t.Errorf("found %v: %+v", words(found), o)
+		}
 	}
 }
 
@@ -81,7 +129,7 @@ func TestWorkloadsThatMayUseOldTokens(t *testing.T) {
 	})
 	f := clustertest.Whole()
 	f.Seen.API.DaemonSets = []facts.DaemonSet{{Namespace: "kube-system", Name: facts.KubeProxy}, {Namespace: "calico-system", Name: "calico-node"}}
-	found, err := staleTokens(t.Context(), client, since, reloads(cluster.Evaluate(f.Spec, f.Seen)))
+	found, err := staleTokens(t.Context(), client, since, ownClients(cluster.Evaluate(f.Spec, f.Seen)))
 	if err != nil {
 		t.Fatal(err)
 	}

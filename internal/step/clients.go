@@ -21,23 +21,37 @@ import (
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/monitoring"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
 )
 
-// restartClients replaces the pods of DaemonSets, and those of CoreDNS, one after another. Those that need a renewed certificate restart when it
+// clients are the Deployments of kubeadm and of Quorate whose pods use the API, and read what they trust only when they start. Prometheus reads it again, and loses
+// its samples with its pod.
+func (e *Env) clients() []client {
+	out := []client{{metav1.NamespaceSystem, "coredns", "CoreDNS", "k8s-app=kube-dns"}}
+	if e.Cluster.InstallsPrometheus() {
+		out = append(out, client{monitoring.Namespace, monitoring.StateMetrics, monitoring.StateMetrics, "app.kubernetes.io/name=" + monitoring.StateMetrics})
+	}
+	return out
+}
+
+// client is a Deployment, with the labels of its pods.
+type client struct{ namespace, name, title, pods string }
+
+// restartClients replaces the pods of DaemonSets, and those of Deployments, one after another. Those that need a renewed certificate restart when it
 // is published to them.
 func restartClients(ctx context.Context, e *Env, s plan.Step) error {
 	in, err := e.trust(s)
 	if err != nil {
 		return err
 	}
-	client, err := e.api(ctx)
+	api, err := e.api(ctx)
 	if err != nil {
 		return err
 	}
 	if renews(s) {
-		return e.restartFormerClients(ctx, client, s, in)
+		return e.restartFormerClients(ctx, api, s, in)
 	}
 	if _, err := e.permit(ctx, s); err != nil {
 		return err
@@ -46,8 +60,10 @@ func restartClients(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	if err := e.restartDNS(ctx, client, patch); err != nil {
-		return err
+	for _, d := range e.clients() {
+		if err := e.restartDeployment(ctx, api, d, patch); err != nil {
+			return err
+		}
 	}
 	return e.replacePods(ctx, s.Pods, patch)
 }
@@ -58,25 +74,25 @@ func authorityPatch(value string) ([]byte, error) {
 		"annotations": map[string]string{facts.AuthorityAnnotation: value}}}}})
 }
 
-// restartDNS changes the template of CoreDNS, and waits until its pods were replaced. A cluster may have none.
-func (e *Env) restartDNS(ctx context.Context, client *kube.Client, patch []byte) error {
-	deployments := client.AppsV1().Deployments(metav1.NamespaceSystem)
-	err := e.onAPI(ctx, "restarting CoreDNS", func(ctx context.Context) error {
-		_, err := deployments.Patch(ctx, "coredns", types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+// restartDeployment changes the template of a Deployment, and waits until its pods were replaced. A cluster may not have it.
+func (e *Env) restartDeployment(ctx context.Context, api *kube.Client, of client, patch []byte) error {
+	deployments := api.AppsV1().Deployments(of.namespace)
+	err := e.onAPI(ctx, "restarting "+of.title, func(ctx context.Context) error {
+		_, err := deployments.Patch(ctx, of.name, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
 		return ignoreAbsent(err)
 	})
 	if err != nil {
 		return err
 	}
-	ctx, cancel := withDeadline(ctx, rolloutTimeout, "restarting CoreDNS")
+	ctx, cancel := withDeadline(ctx, rolloutTimeout, "restarting "+of.title)
 	defer cancel()
 	return retry(ctx, time.Second, func(ctx context.Context) error {
-		d, err := deployments.Get(ctx, "coredns", metav1.GetOptions{})
+		d, err := deployments.Get(ctx, of.name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
 		if err == nil && !deploymentRolledOut(d) {
-			err = fmt.Errorf("%d of %d pods of CoreDNS were replaced", d.Status.UpdatedReplicas, d.Status.Replicas)
+			err = fmt.Errorf("%d of %d pods of %s were replaced", d.Status.UpdatedReplicas, d.Status.Replicas, of.title)
 		}
 		return err
 	})
@@ -85,27 +101,33 @@ func (e *Env) restartDNS(ctx context.Context, client *kube.Client, patch []byte)
 // restartFormerClients replaces the pods that may have read what they trust before a renewed certificate was published, and no others. A rollout
 // would wait for all nodes. What cannot be replaced now is left, and noted: nobody else must wait for it to get the certificate, and a later
 // plan finds it again (see cluster.State.FormerClients).
-func (e *Env) restartFormerClients(ctx context.Context, client *kube.Client, s plan.Step, in kubeadm.TrustRequest) error {
+func (e *Env) restartFormerClients(ctx context.Context, api *kube.Client, s plan.Step, in kubeadm.TrustRequest) error {
 	trusted, only := awaited(s, in)
-	if err := awaitPublished(ctx, client, trusted, only); err != nil {
+	if err := awaitPublished(ctx, api, trusted, only); err != nil {
 		return err
 	}
 	sets := s.Pods
 	if len(sets) == 0 {
 		var err error
-		if sets, err = observe.AgentSets(ctx, client); err != nil {
+		if sets, err = observe.AgentSets(ctx, api); err != nil {
 			return err
 		}
 	}
 	published := map[string]time.Time{}
-	for _, set := range append([]string{metav1.NamespaceSystem + "/coredns"}, sets...) {
+	for _, d := range e.clients() {
+		published[d.namespace] = time.Time{}
+	}
+	for _, set := range sets {
 		namespace, _, _ := strings.Cut(set, "/")
+		published[namespace] = time.Time{}
+	}
+	for namespace := range published {
 		if err := e.onAPI(ctx, "reading what pods in "+namespace+" trust", func(ctx context.Context) error {
-			m, err := client.CoreV1().ConfigMaps(namespace).Get(ctx, facts.RootCA, metav1.GetOptions{})
+			m, err := api.CoreV1().ConfigMaps(namespace).Get(ctx, facts.RootCA, metav1.GetOptions{})
 			if err == nil {
 				published[namespace] = writtenAt(m)
 			}
-			return err
+			return ignoreAbsent(err) // a namespace that is not there yet has no pods
 		}); err != nil {
 			return err
 		}
@@ -113,20 +135,22 @@ func (e *Env) restartFormerClients(ctx context.Context, client *kube.Client, s p
 	if _, err := e.permit(ctx, s); err != nil {
 		return err
 	}
-	left := map[string]string{} // why, by node, or CoreDNS
-	if err := e.restartFormerDNS(ctx, client, in.Trusted, published[metav1.NamespaceSystem]); err != nil {
-		if ctx.Err() != nil {
-			return err
+	left := map[string]string{} // why, by node, or by the title of a Deployment
+	for _, d := range e.clients() {
+		if err := e.restartFormerDeployment(ctx, api, d, in.Trusted, published[d.namespace]); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			left[d.title] = err.Error()
 		}
-		left["CoreDNS"] = err.Error()
 	}
 	nodes := e.nodesWithAgents(left)
-	ready, err := readyNodes(ctx, client, nodes, readyPatience)
+	ready, err := readyNodes(ctx, api, nodes, readyPatience)
 	if err != nil {
 		return err
 	}
 	failed, err := onNodes(ctx, ready, func(ctx context.Context, node string) error {
-		return e.replaceFormer(ctx, client, sets, node, published)
+		return e.replaceFormer(ctx, api, sets, node, published)
 	})
 	if err != nil {
 		return err
@@ -197,11 +221,11 @@ func startedBefore(p *corev1.Pod, published time.Time) bool {
 	return len(p.Status.ContainerStatuses) == 0
 }
 
-// restartFormerDNS replaces the pods of CoreDNS if one of them was started before the certificate was published.
-func (e *Env) restartFormerDNS(ctx context.Context, client *kube.Client, trusted []byte, published time.Time) error {
+// restartFormerDeployment replaces the pods of a Deployment if one of them was started before the certificate was published.
+func (e *Env) restartFormerDeployment(ctx context.Context, api *kube.Client, of client, trusted []byte, published time.Time) error {
 	former := false
-	if err := e.onAPI(ctx, "reading the pods of CoreDNS", func(ctx context.Context) error {
-		pods, err := client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
+	if err := e.onAPI(ctx, "reading the pods of "+of.title, func(ctx context.Context) error {
+		pods, err := api.CoreV1().Pods(of.namespace).List(ctx, metav1.ListOptions{LabelSelector: of.pods})
 		if err == nil {
 			former = slices.ContainsFunc(pods.Items, func(p corev1.Pod) bool { return p.DeletionTimestamp == nil && startedBefore(&p, published) })
 		}
@@ -214,7 +238,7 @@ func (e *Env) restartFormerDNS(ctx context.Context, client *kube.Client, trusted
 	if err != nil {
 		return err
 	}
-	return e.restartDNS(ctx, client, patch)
+	return e.restartDeployment(ctx, api, of, patch)
 }
 
 // replaceFormer replaces the pods of DaemonSets on one node that were started before the certificate was published in their namespace.

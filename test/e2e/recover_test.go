@@ -101,10 +101,13 @@ const (
 // recover recovers, and expects that it is over in time.
 func (q quorumLost) recover(t *testing.T, ctx context.Context, args ...string) (out run.Recovered) {
 	t.Helper()
-	r := q.c.must(t, ctx, append([]string{"recover", "-f", q.file, "--yes", "-o", "json", "-v"}, args...)...)
+	r := q.c.run(ctx, append([]string{"recover", "-f", q.file, "--yes", "-o", "json", "-v"}, args...)...)
 	fmt.Println(r.stderr)
 	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil {
 		t.Fatalf("%v: %s", err, r)
+	}
+	if want := map[bool]int{true: 0, false: 1}[out.Complete]; r.code != want {
+		t.Fatalf("exit status %d, want %d: %s", r.code, want, r)
 	}
 	fmt.Printf("%s: writes accepted after %s, three voters after %s, %d voters; missing: %q\n", t.Name(), out.ToWrite.Round(100*time.Millisecond), out.ToThree.Round(100*time.Millisecond), out.Voters, out.Missing)
 	inGoodTime(t, "writes were accepted", out.ToWrite, untilWrites)
@@ -343,7 +346,7 @@ func (q quorumLost) rescueSystem(t *testing.T, ctx context.Context) {
 	}
 	q.copyData(t, ctx, rescued, mounted, left, "/srv/rescued")
 	out := q.recover(t, ctx, "--from", left+":/srv/rescued", "--data", disk)
-	if why := out.Left[rescued]; len(out.Left) != 1 || !strings.Contains(why, "rescue system") || out.Voters != len(members)-1 {
+	if why := out.Left[rescued]; len(out.Left) != 1 || out.Complete || !strings.Contains(why, "rescue system") || out.Voters != len(members)-1 {
 		t.Errorf("%d voters, left are %v", out.Voters, out.Left)
 	}
 	q.nothingLost(t, ctx)
@@ -415,7 +418,7 @@ func (q quorumLost) oldMajority(t *testing.T, ctx context.Context) {
 	for _, name := range lost {
 		args = append(args, "--lost", name)
 	}
-	if out := q.recover(t, ctx, args...); len(out.Left) != len(lost) || out.Voters != 2 || out.ToThree != 0 {
+	if out := q.recover(t, ctx, args...); len(out.Left) != len(lost) || !out.Complete || out.Voters != 2 || out.ToThree != 0 {
 		t.Errorf("%d voters, three of them after %s, left are %v, want %v", out.Voters, out.ToThree, out.Left, lost)
 	}
 	for _, name := range lost {

@@ -212,16 +212,13 @@ func ask(ctx context.Context, a *attempt, name string) (out answer) {
 	switch name {
 	case facts.ControllerManager, facts.Scheduler:
 		out.component.Answer = a.staticPod(bounded, name)
-		out.component.Version = a.programVersion(bounded, name)
-		if p, ok := a.find(bounded, name); ok {
-			out.component.Started = a.started(p.pid)
-		}
+		a.inContainer(bounded, &out.component, name)
 	case facts.KubeProxy:
 		out.component.Answer = a.kubeProxy(bounded)
-		out.component.Version = a.programVersion(bounded, name)
+		a.inContainer(bounded, &out.component, name)
 	case facts.Flannel:
 		out.component.Answer, out.overlay = a.flannel(bounded)
-		out.component.Version = a.programVersion(bounded, flanneld)
+		a.inContainer(bounded, &out.component, flanneld)
 	case facts.Kubelet:
 		out.component = a.kubelet(bounded)
 	case facts.Containerd:

@@ -161,6 +161,14 @@ func Tag(image string) string {
 	return tag
 }
 
+// inContainer reads the version of a program that runs in a container, and since when it does.
+func (a *attempt) inContainer(ctx context.Context, c *facts.Component, program string) {
+	c.Version = a.programVersion(ctx, program)
+	if p, ok := a.find(ctx, program); ok {
+		c.Started = a.started(p.pid)
+	}
+}
+
 // startOf is when a program was started that runs in a static pod, or, on a host of an external etcd, as a unit; zero if that cannot be
 // determined.
 func startOf(ctx context.Context, a *attempt, name string) time.Time {
@@ -234,6 +242,7 @@ func (a *attempt) running(ctx context.Context, c *facts.Component, pid int) {
 		installed, err := os.Stat(args[0])
 		c.Replaced = errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(running, installed)
 	}
+	c.Started = a.started(pid)
 	name := filepath.Base(args[0])
 	if c.Version == "" && modulesOf[name] != "" {
 		c.Version = a.builtFrom(pid, name)

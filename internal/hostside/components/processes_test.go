@@ -260,3 +260,22 @@ func TestSinceWhenProgramsRun(t *testing.T) {
 		t.Errorf("nobody can tell: %v", have)
 	}
 }
+
+// TestSinceWhenComponentsRun: the age of the kubelet says whether the host has just booted, and that of clients in pods whether they have read a
+// renewed authority.
+func TestSinceWhenComponentsRun(t *testing.T) {
+	h := newHost(t)
+	h.put("/proc/uptime", "1000.00 5000.00\n")
+	for pid, program := range map[int]string{10: facts.ControllerManager, 11: facts.Scheduler, 12: facts.KubeProxy, 13: flanneld, 14: "kubelet"} {
+		h.runs(pid, 2, "/kubepods/"+strings.Replace(ours, ours[:2], strconv.Itoa(pid), 1), program)
+		h.put("/proc/"+strconv.Itoa(pid)+"/stat", strconv.Itoa(pid)+" (a) S "+strings.Repeat("0 ", 18)+strconv.Itoa(90000+pid*100)+" 0 0\n")
+	}
+	h.state["kubelet.service"] = system.Unit{Exists: true, Active: "active", PID: 14}
+	h.put("/root"+kubeletConfig, "healthzPort: 0\n")
+	for pid, name := range map[int]string{10: facts.ControllerManager, 11: facts.Scheduler, 12: facts.KubeProxy, 13: facts.Flannel, 14: facts.Kubelet} {
+		have, ago := h.ask(name).Started, time.Duration(100-pid)*time.Second
+		if off := time.Since(have) - ago; have.IsZero() || off < 0 || off > 5*time.Second {
+			t.Errorf("%s: %s", name, have)
+		}
+	}
+}
