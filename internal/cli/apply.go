@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/sources"
 )
@@ -36,12 +37,14 @@ Adoption is refused unless the spec describes exactly that cluster.`,
 				return err
 			}
 			sink, done := a.progress()
-			b, err := sources.Bundle(cmd.Context(), c, sink)
+			e := run.Open(cmd.Context(), c, sink)
+			defer e.Close()
 			var w *run.Work
-			if err == nil {
-				e := run.Open(cmd.Context(), c, sink)
-				defer e.Close()
-				w, err = e.Apply(cmd.Context(), b, o)
+			if err = e.Reached(); err == nil { // before a bundle is compiled, which may take half an hour
+				var b *bundle.Bundle
+				if b, err = sources.Bundle(cmd.Context(), c, sink); err == nil {
+					w, err = e.Apply(cmd.Context(), b, o)
+				}
 			}
 			done()
 			if err != nil {

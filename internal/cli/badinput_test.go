@@ -176,6 +176,40 @@ func TestWhatIsWrongIsFoundBeforeAnyHostIsAsked(t *testing.T) {
 	}
 }
 
+// TestApplyAsksHostsBeforeItMakesABundle: compiling one takes half an hour, and who cannot reach any host learns that at once.
+func TestApplyAsksHostsBeforeItMakesABundle(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("HOME", dir)
+	t.Setenv("SSH_AUTH_SOCK", "")
+	t.Setenv("QUORATE_STATE", dir)
+	t.Setenv("QUORATE_CACHE", dir)
+	c, err := spec.Load("../../examples/stacked.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range c.Spec.Hosts { // nobody has a key, so nothing is dialed
+		c.Spec.Hosts[i].SSH = spec.SSH{KnownHostsFile: filepath.Join(dir, "known")}
+	}
+	c.Spec.Components = spec.Components{Source: spec.SourceBundle, File: filepath.Join(dir, "no-bundle.tar")}
+	text, err := spec.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "cluster.yaml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, _, errOut := quorate(t, "apply", "-f", file)
+	if code != exitRefused || strings.Contains(errOut, "no-bundle") || !strings.Contains(errOut, "no host can be reached") {
+		t.Errorf("exit status %d, %s", code, errOut)
+	}
+	for _, h := range c.Spec.Hosts {
+		if !strings.Contains(errOut, h.Name+": no SSH key") {
+			t.Errorf("it does not say why %s cannot be reached: %s", h.Name, errOut)
+		}
+	}
+}
+
 // full is a disk without space.
 type full struct{}
 

@@ -34,6 +34,20 @@ type Options struct {
 	Force bool
 }
 
+// Reached returns why no host of the spec can be reached, and nil if one can be. Who is about to do what takes long, such as compiling a bundle, asks before.
+func (e *Engine) Reached() error {
+	var why []string
+	for _, h := range e.Cluster.Spec.Hosts {
+		_, err := e.Conns.Get(h.Name)
+		if err == nil {
+			return nil
+		}
+		why = append(why, err.Error())
+	}
+	return &cluster.Refusal{Rule: plan.RuleReachable, Subjects: cluster.Names(e.Cluster.Spec.Hosts), Why: "no host can be reached: " + strings.Join(why, "; "),
+		Fix: "Bring the hosts up, or make them reachable, and run the command again."}
+}
+
 // Apply makes the cluster match its spec. It takes the lease before it makes the plan, so that no other run can change what
 // the plan was made from. It returns only after it has verified that the cluster matches the spec, even if there was nothing
 // to do.
