@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"encoding/pem"
@@ -230,10 +231,11 @@ func TestRegisterOutcomes(t *testing.T) {
 		address string
 		want    ledger.Outcome
 		phase   Phase
+		timeout time.Duration // 20 s if it is 0: a slow computer must not cause what the clients report
 	}{
 		"nobody listens":    {address: "https://" + closed.Addr().String(), want: ledger.Failed, phase: Dial},
 		"no handshake":      {address: strings.Replace(plain.URL, "http:", "https:", 1), want: ledger.Failed, phase: TLS},
-		"no answer":         {trouble: func(_ http.ResponseWriter, r *http.Request) { silence(r) }, phase: Header},
+		"no answer":         {trouble: func(_ http.ResponseWriter, r *http.Request) { silence(r) }, phase: Header, timeout: 3 * time.Second},
 		"a lost connection": {trouble: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, phase: Header},
 		"an answer that ends": {trouble: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "9")
@@ -259,7 +261,7 @@ func TestRegisterOutcomes(t *testing.T) {
 					}
 				}
 				begin := time.Now()
-				set, err := Run(ctx, serve(t, s), []Client{{Path: "x", Operation: Register, Connection: connection, Pace: 10 * time.Millisecond, Address: c.address}}, Options{Timeout: 500 * time.Millisecond})
+				set, err := Run(ctx, serve(t, s), []Client{{Path: "x", Operation: Register, Connection: connection, Pace: 10 * time.Millisecond, Address: c.address}}, Options{Timeout: cmp.Or(c.timeout, 20*time.Second)})
 				if err != nil {
 					t.Fatal(err)
 				}
