@@ -54,12 +54,21 @@ type Access struct {
 // Outcome of a check.
 type Outcome string
 
-// Pass meets the benchmark. Explained deviates from it for a stated reason. Fail is everything else.
+// Pass meets the benchmark. Explained deviates from it for a stated reason. Unknown could not be judged, because what decides it could not be read. Fail is everything
+// else. What the hosts of a check show together is the worst of it, in this order.
 const (
 	Pass      Outcome = "pass"
 	Explained Outcome = "explained"
+	Unknown   Outcome = "unknown"
 	Fail      Outcome = "fail"
 )
+
+var byWeight = []Outcome{Pass, Explained, Unknown, Fail}
+
+// worse is the worse of two outcomes.
+func worse(a, b Outcome) Outcome {
+	return byWeight[max(slices.Index(byWeight, a), slices.Index(byWeight, b))]
+}
 
 // Check is one check of the benchmark on all hosts that it concerns.
 type Check struct {
@@ -85,12 +94,13 @@ type Report struct {
 	Checks      []Check           `json:"checks"`
 	Pass        int               `json:"pass"`
 	Explained   int               `json:"explained"`
+	Unknown     int               `json:"unknown"`
 	Fail        int               `json:"fail"`
 	Unreachable map[string]string `json:"unreachable,omitempty"`
 }
 
-// OK says that nothing failed and that every host could be judged.
-func (r Report) OK() bool { return r.Fail == 0 && len(r.Unreachable) == 0 }
+// OK says that nothing failed and that everything could be judged, on every host.
+func (r Report) OK() bool { return r.Fail+r.Unknown+len(r.Unreachable) == 0 }
 
 // CIS evaluates the evidence.
 func CIS(name string, c Cluster) Report {
@@ -104,12 +114,7 @@ func CIS(name string, c Cluster) Report {
 				return
 			}
 			check.Findings = append(check.Findings, Note{Host: host, Found: v.found, Reason: v.reason})
-			switch {
-			case v.reason == "":
-				check.Outcome = Fail
-			case check.Outcome == Pass:
-				check.Outcome = Explained
-			}
+			check.Outcome = worse(check.Outcome, v.outcome())
 		}
 		for _, h := range c.Hosts {
 			if rule.host != nil && (rule.on == onNodes && h.Node || rule.on == onControlPlanes && h.ControlPlane || rule.on == onEtcd && h.Etcd) {
@@ -127,13 +132,15 @@ func CIS(name string, c Cluster) Report {
 			note("", rule.cluster(c))
 		}
 		if judged == 0 {
-			note("", found("no host has anything to check"))
+			note("", nothing(c))
 		}
 		switch check.Outcome {
 		case Pass:
 			r.Pass++
 		case Explained:
 			r.Explained++
+		case Unknown:
+			r.Unknown++
 		case Fail:
 			r.Fail++
 		}
@@ -159,12 +166,42 @@ type rule struct {
 }
 
 // verdict is empty when all is as it should be.
-type verdict struct{ found, reason string }
+type verdict struct {
+	found, reason string
+	unknown       bool // what decides it could not be read
+}
 
 func found(format string, args ...any) verdict { return verdict{found: fmt.Sprintf(format, args...)} }
 
+func unknown(format string, args ...any) verdict {
+	return verdict{found: fmt.Sprintf(format, args...), unknown: true}
+}
+
+// notRunning: how a program is configured is seen only while it runs.
+func notRunning(program string) verdict { return unknown("%s is not running", program) }
+
+// nothing is said if there is nothing to check on any host.
+func nothing(c Cluster) verdict {
+	if len(c.Unreachable) > 0 {
+		return unknown("no host that this concerns could be checked")
+	}
+	return found("no host has anything to check")
+}
+
+func (v verdict) outcome() Outcome {
+	switch {
+	case v.found == "":
+		return Pass
+	case v.unknown:
+		return Unknown
+	case v.reason != "":
+		return Explained
+	}
+	return Fail
+}
+
 func (v verdict) because(reason string) verdict {
-	if v.found != "" {
+	if v.found != "" && !v.unknown {
 		v.reason = reason
 	}
 	return v
@@ -221,7 +258,7 @@ func flag(program, name string, judge func(value string, set bool) bool) func(Ho
 	return func(h Host) verdict {
 		args, runs := h.Programs[program]
 		if !runs {
-			return found("%s is not running", program)
+			return notRunning(program)
 		}
 		value, set := args[name]
 		switch {
@@ -277,7 +314,7 @@ func strong(suites []string) bool {
 func kubelet(path string, judge func(any) bool) func(Host) verdict {
 	return func(h Host) verdict {
 		if h.Kubelet == nil {
-			return found("the kubelet does not answer")
+			return unknown("the kubelet does not answer")
 		}
 		value := field(h.Kubelet, path)
 		if judge(value) {

@@ -93,8 +93,8 @@ func TestWhatQuorateBuildsPassesOrSaysWhy(t *testing.T) {
 			}
 		}
 	}
-	if r.Pass+r.Explained+r.Fail != len(rules) {
-		t.Errorf("%d + %d + %d checks of %d", r.Pass, r.Explained, r.Fail, len(rules))
+	if r.Pass+r.Explained != len(rules) || r.Unknown+r.Fail != 0 {
+		t.Errorf("%d passed, %d explained, %d unknown, %d failed, of %d", r.Pass, r.Explained, r.Unknown, r.Fail, len(rules))
 	}
 }
 
@@ -158,7 +158,7 @@ func TestEveryCheckCanFail(t *testing.T) {
 		"1.3.3": arg("kube-controller-manager", "use-service-account-credentials", ""), "1.3.4": arg("kube-controller-manager", "service-account-private-key-file", ""),
 		"1.3.5": arg("kube-controller-manager", "root-ca-file", ""), "1.3.6": arg("kube-controller-manager", "feature-gates", "RotateKubeletServerCertificate=false"),
 		"1.3.7": arg("kube-controller-manager", "bind-address", "0.0.0.0"), "1.4.1": arg("kube-scheduler", "profiling", ""),
-		"1.4.2": func(c *Cluster) { delete(c.Hosts[0].Programs, "kube-scheduler") },
+		"1.4.2": arg("kube-scheduler", "bind-address", "0.0.0.0"),
 		"2.1":   arg("etcd", "cert-file", ""), "2.2": arg("etcd", "client-cert-auth", "false"), "2.3": arg("etcd", "auto-tls", "true"), "2.4": arg("etcd", "peer-key-file", ""),
 		"2.5": arg("etcd", "peer-client-cert-auth", ""), "2.6": arg("etcd", "peer-auto-tls", "true"),
 		"2.7":   func(c *Cluster) { c.Hosts[0].Authorities["e"] = "a" },
@@ -177,7 +177,7 @@ func TestEveryCheckCanFail(t *testing.T) {
 		"4.2.3": config("authentication", nil), "4.2.4": config("readOnlyPort", 10255.0), "4.2.5": config("streamingConnectionIdleTimeout", "0s"),
 		"4.2.6": config("makeIPTablesUtilChains", false), "4.2.8": config("eventRecordQPS", 0.0), "4.2.9": func(c *Cluster) { c.Hosts[1].ServingIssuer = "other" },
 		"4.2.10": config("rotateCertificates", nil), "4.2.11": config("serverTLSBootstrap", false), "4.2.12": config("tlsCipherSuites", nil),
-		"4.2.13": config("podPidsLimit", -1.0), "4.2.14": func(c *Cluster) { c.Hosts[1].Kubelet = nil },
+		"4.2.13": config("podPidsLimit", -1.0), "4.2.14": config("seccompDefault", false),
 		"4.3.1": func(c *Cluster) { c.KubeProxy["metricsBindAddress"] = "0.0.0.0:10249" },
 	}
 	neverFail := []string{"1.2.9", "1.2.11", "4.2.7"} // explained, whatever is found
@@ -192,6 +192,52 @@ func TestEveryCheckCanFail(t *testing.T) {
 		if r := CIS("test", c); !slices.Contains(outcomes(r, Fail), id) || r.OK() {
 			t.Errorf("%s does not fail: only %v do", id, outcomes(r, Fail))
 		}
+	}
+}
+
+// TestWhatCannotBeReadIsUnknown: nothing is inferred from it, and a cluster of which something is unknown is not said to be sound.
+func TestWhatCannotBeReadIsUnknown(t *testing.T) {
+	for name, tc := range map[string]struct {
+		unread func(*Cluster)
+		some   []string // checks that are unknown then
+	}{
+		"a scheduler that does not run":   {func(c *Cluster) { delete(c.Hosts[0].Programs, "kube-scheduler") }, []string{"1.4.1", "1.4.2"}},
+		"a member that does not run":      {func(c *Cluster) { delete(c.Hosts[0].Programs, "etcd") }, []string{"1.1.11", "2.1", "2.7"}},
+		"an API server that does not run": {func(c *Cluster) { delete(c.Hosts[0].Programs, "kube-apiserver") }, []string{"1.2.1", "1.2.16", "2.7"}},
+		"a kubelet that does not answer":  {func(c *Cluster) { c.Hosts[1].Kubelet = nil }, []string{"4.2.1", "4.2.14"}},
+		"the API": {func(c *Cluster) {
+			c.Access, c.KubeProxy, c.AccessError = nil, nil, "no answer"
+			c.Unreachable = map[string]string{"the API": "no answer"}
+		}, []string{"3.1.1", "3.1.2", "3.1.3", "4.3.1"}},
+		"all hosts": {func(c *Cluster) {
+			c.Hosts, c.Access, c.KubeProxy = nil, nil, nil
+			c.Unreachable = map[string]string{"cp-a": "no route", "worker-a": "no route", "the API": "no route"}
+		}, []string{"1.1.1", "1.2.1", "2.1", "2.7", "3.1.1", "4.1.1", "4.3.1"}},
+		"the control plane": {func(c *Cluster) {
+			c.Hosts = c.Hosts[1:]
+			c.Unreachable = map[string]string{"cp-a": "no route"}
+		}, []string{"1.1.1", "1.2.1", "2.1", "2.7"}},
+	} {
+		c := good()
+		tc.unread(&c)
+		r := CIS("test", c)
+		unknown := outcomes(r, Unknown)
+		if failed := outcomes(r, Fail); len(failed) > 0 || r.OK() || r.Unknown != len(unknown) {
+			t.Errorf("%s: %v fail, %d are unknown, all is well: %t", name, failed, r.Unknown, r.OK())
+		}
+		for _, id := range tc.some {
+			if !slices.Contains(unknown, id) {
+				t.Errorf("%s: %s is not unknown, only %v are", name, id, unknown)
+			}
+		}
+	}
+	c := good() // what fails on one host fails, whatever is unknown of another
+	second := c.Hosts[0]
+	second.Name, second.Programs = "cp-b", map[string]map[string]string{}
+	c.Hosts[0].Programs["kube-scheduler"]["profiling"] = "true"
+	c.Hosts = append(c.Hosts, second)
+	if r := CIS("test", c); !slices.Contains(outcomes(r, Fail), "1.4.1") || !slices.Contains(outcomes(r, Unknown), "1.4.2") {
+		t.Errorf("%v fail, %v are unknown", outcomes(r, Fail), outcomes(r, Unknown))
 	}
 }
 
@@ -246,7 +292,7 @@ func TestExternalEtcdIsJudgedWhereItRuns(t *testing.T) {
 		"2.1":    func(h *Host) { delete(h.Programs["etcd"], "cert-file") },
 		"2.2":    func(h *Host) { delete(h.Programs["etcd"], "client-cert-auth") },
 		"2.4":    func(h *Host) { delete(h.Programs["etcd"], "peer-cert-file") },
-		"2.5":    func(h *Host) { delete(h.Programs, "etcd") },
+		"2.5":    func(h *Host) { delete(h.Programs["etcd"], "peer-client-cert-auth") },
 		"2.6":    func(h *Host) { h.Programs["etcd"]["peer-auto-tls"] = "true" },
 		"2.7":    func(h *Host) { h.Authorities["e"] = "a" },
 	} {
@@ -276,16 +322,19 @@ func TestExistingEtcdIsNotJudged(t *testing.T) {
 			t.Errorf("%s is not explained", id)
 		}
 	}
-	for name, breakIt := range map[string]func(*Cluster){
-		"another etcd":  func(c *Cluster) { c.Hosts[0].Programs["kube-apiserver"]["etcd-servers"] = "https://10.0.9.3:2379" },
-		"without TLS":   func(c *Cluster) { c.Hosts[0].Programs["kube-apiserver"]["etcd-servers"] = "http://10.0.9.1:2379" },
-		"no API server": func(c *Cluster) { delete(c.Hosts[0].Programs, "kube-apiserver") },
-		"no host":       func(c *Cluster) { c.Hosts = nil },
+	for name, tc := range map[string]struct {
+		breakIt func(*Cluster)
+		want    Outcome
+	}{
+		"another etcd":  {func(c *Cluster) { c.Hosts[0].Programs["kube-apiserver"]["etcd-servers"] = "https://10.0.9.3:2379" }, Fail},
+		"without TLS":   {func(c *Cluster) { c.Hosts[0].Programs["kube-apiserver"]["etcd-servers"] = "http://10.0.9.1:2379" }, Fail},
+		"no API server": {func(c *Cluster) { delete(c.Hosts[0].Programs, "kube-apiserver") }, Unknown},
+		"no host":       {func(c *Cluster) { c.Hosts = nil }, Fail},
 	} {
 		c := existing()
-		breakIt(&c)
-		if r := CIS("test", c); !slices.Contains(outcomes(r, Fail), "2.1") {
-			t.Errorf("%s: 2.1 does not fail", name)
+		tc.breakIt(&c)
+		if r := CIS("test", c); !slices.Contains(outcomes(r, tc.want), "2.1") {
+			t.Errorf("%s: 2.1 is not one of those with the outcome %s", name, tc.want)
 		}
 	}
 }
@@ -302,7 +351,7 @@ func TestAccessIsLookedAt(t *testing.T) {
 	}{
 		"as built": {func(*Cluster) {}, map[string]Outcome{"3.1.1": Explained, "3.1.2": Pass, "3.1.3": Pass}},
 		"no API": {func(c *Cluster) { c.Access, c.AccessError = nil, "no control plane answers" },
-			map[string]Outcome{"3.1.1": Fail, "3.1.2": Fail, "3.1.3": Fail}},
+			map[string]Outcome{"3.1.1": Unknown, "3.1.2": Unknown, "3.1.3": Unknown}},
 		"people, and an identity provider": {func(c *Cluster) {
 			c.Access.People = []string{"group admins"}
 			c.Hosts[0].Authentication = "jwt: [{issuer: {url: https://id.example.com}}]"

@@ -178,7 +178,7 @@ func etcdData(judge func(match func(string) bool) func(Host) verdict) func(Host)
 		settings, runs := h.Programs["etcd"]
 		switch {
 		case !runs:
-			return found("etcd is not running")
+			return notRunning("etcd")
 		case settings["data-dir"] == "":
 			return found("data-dir is not set")
 		}
@@ -201,7 +201,7 @@ func etcdOwner(h Host) verdict {
 func etcdElsewhere(h Host, endpoints []string) verdict {
 	args, runs := h.Programs[apiserver]
 	if !runs {
-		return found("%s is not running", apiserver)
+		return notRunning(apiserver)
 	}
 	servers := strings.Split(args["etcd-servers"], ",")
 	for _, s := range servers {
@@ -217,7 +217,7 @@ func anonymous(h Host) verdict {
 	args, runs := h.Programs[apiserver]
 	switch {
 	case !runs:
-		return found("%s is not running", apiserver)
+		return notRunning(apiserver)
 	case args["anonymous-auth"] == "false":
 		return verdict{}
 	case args["authentication-config"] != hostconfig.AuthenticationFile && !hostconfig.IsVariant(path.Base(args["authentication-config"])):
@@ -271,7 +271,7 @@ func ownAuthority(c Cluster) verdict {
 			args, runs := h.Programs[apiserver]
 			switch {
 			case !runs:
-				return found("%s is not running on %s", apiserver, h.Name)
+				return notRunning(apiserver + " on " + h.Name)
 			case h.Authorities[args["client-ca-file"]] == "":
 				return found("the CA of the API's clients on %s cannot be read: --client-ca-file=%s", h.Name, args["client-ca-file"])
 			}
@@ -281,7 +281,7 @@ func ownAuthority(c Cluster) verdict {
 		if h.Etcd {
 			settings, runs := h.Programs["etcd"]
 			if !runs {
-				return found("etcd is not running on %s", h.Name)
+				return notRunning("etcd on " + h.Name)
 			}
 			uses = append(uses, use{h.Name, "etcd's trusted-ca-file", settings["trusted-ca-file"], h.Authorities[settings["trusted-ca-file"]]})
 		}
@@ -295,7 +295,7 @@ func ownAuthority(c Cluster) verdict {
 		}
 	}
 	if len(uses) == 0 {
-		return found("no host has anything to check")
+		return nothing(c)
 	}
 	return verdict{}
 }
@@ -303,7 +303,7 @@ func ownAuthority(c Cluster) verdict {
 // clientCertificates: a client certificate cannot be revoked, so it is not suitable for people.
 func clientCertificates(c Cluster) verdict {
 	if c.Access == nil {
-		return found("it is unknown who has access: %s", cmp.Or(c.AccessError, "the API was not queried"))
+		return unknown("it is unknown who has access: %s", cmp.Or(c.AccessError, "the API was not queried"))
 	}
 	var super []string
 	elsewhere := false
@@ -341,7 +341,7 @@ func otherAuthenticators(h Host) bool {
 func accountTokens(c Cluster) verdict {
 	switch {
 	case c.Access == nil:
-		return found("it is unknown who has access: %s", cmp.Or(c.AccessError, "the API was not queried"))
+		return unknown("it is unknown who has access: %s", cmp.Or(c.AccessError, "the API was not queried"))
 	case len(c.Access.AccountTokens) > 0:
 		return found("service accounts have tokens that do not expire: %s", strings.Join(c.Access.AccountTokens, ", "))
 	}
@@ -351,7 +351,7 @@ func accountTokens(c Cluster) verdict {
 func bootstrapTokens(c Cluster) verdict {
 	switch {
 	case c.Access == nil:
-		return found("it is unknown who has access: %s", cmp.Or(c.AccessError, "the API was not queried"))
+		return unknown("it is unknown who has access: %s", cmp.Or(c.AccessError, "the API was not queried"))
 	case len(c.Access.BootstrapTokens) > 0:
 		return found("anyone who has one of these bootstrap tokens can join a host: %s; `quorate apply` removes Quorate's, and `kubeadm token delete` any other", strings.Join(c.Access.BootstrapTokens, ", "))
 	}
@@ -386,7 +386,10 @@ func loopback(address string) bool {
 func onLoopback(address string, _ bool) bool { return loopback(address) }
 
 func proxyMetrics(c Cluster) verdict {
-	if c.KubeProxy == nil {
+	switch {
+	case c.KubeProxy == nil && c.Access == nil:
+		return unknown("the API could not be queried: %s", cmp.Or(c.AccessError, "it was not tried"))
+	case c.KubeProxy == nil:
 		return found("the API has no kube-proxy configuration")
 	}
 	address := fmt.Sprint(c.KubeProxy["metricsBindAddress"])

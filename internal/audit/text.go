@@ -18,7 +18,7 @@ func Text(w io.Writer, r Report) error {
 			fmt.Fprintf(&b, "                   %s\n", f)
 		}
 	}
-	fmt.Fprintf(&b, "\n%d passed, %d explained, %d failed.\n", r.Pass, r.Explained, r.Fail)
+	fmt.Fprintf(&b, "\n%d passed, %d explained, %d failed, %d unknown.\n", r.Pass, r.Explained, r.Fail, r.Unknown)
 	for _, h := range slices.Sorted(maps.Keys(r.Unreachable)) {
 		fmt.Fprintf(&b, "Not checked: %s: %s\n", h, r.Unreachable[h])
 	}

@@ -78,8 +78,9 @@ audit cis compares the running cluster with the CIS benchmark.`,
 		Long: `Reads file modes and owners, the arguments of running programs, and the configuration of the kubelets on every host, and
 compares them with the ` + audit.Benchmark + `. It changes nothing.
 
-Every check has one of three results: pass; explained (the cluster deviates from the benchmark, for a stated reason); or
-fail. The exit status is 0 if no check fails, and 1 if a check fails or a host could not be checked.`,
+Every check has one of four results: pass; explained (the cluster deviates from the benchmark, for a stated reason); unknown
+(what decides it could not be read); or fail. The exit status is 0 if every check passes or is explained, and 1 if one fails or is
+unknown, or a host could not be checked.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.running(cmd.Context())
 			if err != nil {
