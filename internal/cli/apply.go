@@ -40,7 +40,7 @@ Adoption is refused unless the spec describes exactly that cluster.`,
 			e := run.Open(cmd.Context(), c, sink)
 			defer e.Close()
 			var w *run.Work
-			if err = e.Reached(); err == nil { // before a bundle is compiled, which may take half an hour
+			if err = e.AnyReached(cmd.Context()); err == nil { // before a bundle is compiled, which may take half an hour
 				var b *bundle.Bundle
 				if b, err = sources.Bundle(cmd.Context(), c, sink); err == nil {
 					w, err = e.Apply(cmd.Context(), b, o)

@@ -2,8 +2,10 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -176,8 +178,33 @@ func TestWhatIsWrongIsFoundBeforeAnyHostIsAsked(t *testing.T) {
 	}
 }
 
-// TestApplyAsksHostsBeforeItMakesABundle: compiling one takes half an hour, and who cannot reach any host learns that at once.
-func TestApplyAsksHostsBeforeItMakesABundle(t *testing.T) {
+// TestAnIdentityIsReadOnce: it may be a pipe, as with --identity <(pass show backup).
+func TestAnIdentityIsReadOnce(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("backup", []byte("no backup"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := fmt.Fprintln(w, identity); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	code, _, errOut := quorate(t, "up", "--from-backup", "backup", "--identity", fmt.Sprintf("/dev/fd/%d", r.Fd()))
+	if code != exitFailed || !strings.Contains(errOut, "verifying the backup backup: ") {
+		t.Errorf("exit status %d, %s", code, errOut)
+	}
+}
+
+// TestHostsAreAskedBeforeABundleIsMade: compiling one takes half an hour, and whoever cannot reach any host learns that immediately.
+func TestHostsAreAskedBeforeABundleIsMade(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("HOME", dir)
 	t.Setenv("SSH_AUTH_SOCK", "")
@@ -195,18 +222,32 @@ func TestApplyAsksHostsBeforeItMakesABundle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(dir, "cluster.yaml")
-	if err := os.WriteFile(file, text, 0o600); err != nil {
+	identity, err := age.GenerateX25519Identity()
+	if err != nil {
 		t.Fatal(err)
 	}
-	code, _, errOut := quorate(t, "apply", "-f", file)
-	if code != exitRefused || strings.Contains(errOut, "no-bundle") || !strings.Contains(errOut, "no host can be reached") {
-		t.Errorf("exit status %d, %s", code, errOut)
-	}
-	for _, h := range c.Spec.Hosts {
-		if !strings.Contains(errOut, h.Name+": no SSH key") {
-			t.Errorf("it does not say why %s cannot be reached: %s", h.Name, errOut)
+	t.Chdir(dir)
+	for name, content := range map[string]string{"cluster.yaml": string(text), "identity": identity.String() + "\n", "backup": "no backup"} {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
 		}
+	}
+	for _, line := range []string{"apply", "up", "restore --identity identity ./backup", "restore --from-data ."} {
+		code, _, errOut := quorate(t, strings.Fields(line)...)
+		if code != exitRefused || strings.Contains(errOut, "no-bundle") || !strings.Contains(errOut, "no host can be reached") {
+			t.Errorf("quorate %s: exit status %d, %s", line, code, errOut)
+		}
+		for _, h := range c.Spec.Hosts {
+			if !strings.Contains(errOut, h.Name+": no SSH key") {
+				t.Errorf("quorate %s does not say why %s cannot be reached: %s", line, h.Name, errOut)
+			}
+		}
+	}
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	var says bytes.Buffer
+	if code := Main(ctx, []string{"apply"}, strings.NewReader(""), io.Discard, &says); code != exitFailed || !strings.Contains(says.String(), errInterrupted.Error()) {
+		t.Errorf("interrupted: exit status %d, %s", code, &says)
 	}
 }
 

@@ -76,6 +76,10 @@ func (w *whichBundle) open() (*bundle.Bundle, error) {
 	}
 	what, command := "the bundle of Kubernetes "+w.version, "quorate bundle build"
 	if !slices.Contains(bundle.Versions(), w.version) {
+		if w.monitoring {
+			return nil, usageError{fmt.Errorf("the bundle of Kubernetes %s with Prometheus is not here, and such a bundle can be compiled here only for %s: name one of these with --kubernetes-version, or import the bundle from a file (`quorate bundle import FILE`)",
+				w.version, strings.Join(bundle.Versions(), " and "))}
+		}
 		if _, _, published := components.PublishedFor(w.version, string(w.arch)); !published {
 			return nil, usageError{&bundle.UnknownVersionError{Version: w.version}}
 		}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"filippo.io/age"
 	"github.com/spf13/cobra"
 	utilversion "k8s.io/apimachinery/pkg/util/version"
 
@@ -70,11 +71,14 @@ If it is interrupted, run the same command again: it then finishes. docs/restori
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
+			var given *givenBackup
 			if len(args) == 1 {
 				o.KeysDir = keys // what the backup does not have
-				if err := readable(args[0], identity, keys); err != nil {
+				var err error
+				if given, err = openBackup(args[0], identity, keys, isFile(args[0])); err != nil {
 					return usageError{err}
 				}
+				defer given.close()
 			}
 			c, err := a.cluster(ctx, func(c *spec.Cluster) (err error) {
 				if replace != "" && replace != c.Metadata.Name {
@@ -106,8 +110,8 @@ If it is interrupted, run the same command again: it then finishes. docs/restori
 				}
 				return a.confirmReplace(w, o)
 			}
-			if len(args) == 1 {
-				err = a.readBackup(ctx, args[0], identity, dir, &o, e, sink)
+			if err = e.AnyReached(ctx); err == nil && given != nil { // before a bundle is compiled, which may take half an hour
+				err = given.read(ctx, dir, &o, e, sink)
 			}
 			if data != "" && err == nil {
 				o.Begin = func(w *run.Work) error {
@@ -146,22 +150,37 @@ func keysFlag(cmd *cobra.Command, dir *string) {
 	cmd.Flags().StringVar(dir, "keys", "", "a directory with keys that the backup does not have, such as ca.key")
 }
 
-// readable says whether the backup, if it is a file, the identity, and the directory of keys of a command can be read.
-func readable(backup, identity, keys string) error {
-	if _, err := identitiesIn(identity); err != nil {
-		return err
-	}
-	if isFile(backup) {
-		f, err := openFile(backup)
-		if err != nil {
-			return err
-		}
-		f.Close()
+// givenBackup is a backup that a command line names, and the identities that decrypt it. Each file is read only once: it may be a pipe.
+type givenBackup struct {
+	name       string
+	file       *os.File // nil for a backup in the store
+	identities []age.Identity
+}
+
+// openBackup opens what a command line names: the identity, the backup, if that is a file on this machine, and the directory of keys, which it only checks.
+func openBackup(name, identity, keys string, file bool) (*givenBackup, error) {
+	out := &givenBackup{name: name}
+	var err error
+	if out.identities, err = identitiesIn(identity); err != nil {
+		return nil, err
 	}
 	if keys != "" {
-		return directory("--keys", keys)
+		if err := directory("--keys", keys); err != nil {
+			return nil, err
+		}
 	}
-	return nil
+	if file {
+		if out.file, err = openFile(name); err != nil {
+			return nil, fmt.Errorf("reading the backup: %w", err)
+		}
+	}
+	return out, nil
+}
+
+func (g *givenBackup) close() {
+	if g.file != nil {
+		g.file.Close()
+	}
 }
 
 // isFile says whether a backup is named as a file on this machine, and not as one in the store.
@@ -240,27 +259,18 @@ func printSalvaged(w io.Writer, s *run.Salvaged, now time.Time) error {
 	return nil
 }
 
-// readBackup reads a backup from a file or, with an engine, from the store, and verifies it. What it decrypts on this machine is in dir.
-func (a *app) readBackup(ctx context.Context, name, identity, dir string, o *run.RestoreOptions, e *run.Engine, sink progress.Sink) error {
-	identities, err := identitiesIn(identity)
-	if err != nil {
-		return err
-	}
-	var in io.Reader
-	if e == nil || isFile(name) {
-		f, ferr := openFile(name)
-		if ferr != nil {
-			return fmt.Errorf("reading the backup: %w", ferr)
-		}
-		defer f.Close()
-		in, o.File = f, filepath.Base(name)
-	} else {
-		if o.File, in, err = e.OpenBackup(ctx, name); err != nil {
-			return fmt.Errorf("reading the backup %s: %w", name, err)
+// read reads a backup from its file or, through an engine, from the store, and verifies it. What it decrypts on this machine is in dir.
+func (g *givenBackup) read(ctx context.Context, dir string, o *run.RestoreOptions, e *run.Engine, sink progress.Sink) error {
+	var in io.Reader = g.file
+	o.File = filepath.Base(g.name)
+	if g.file == nil {
+		var err error
+		if o.File, in, err = e.OpenBackup(ctx, g.name); err != nil {
+			return fmt.Errorf("reading the backup %s: %w", g.name, err)
 		}
 	}
 	return progress.Track(ctx, sink, "", "backup", "verify the backup "+o.File, func(ctx context.Context) error {
-		r, err := backup.Open(in, identities...)
+		r, err := backup.Open(in, g.identities...)
 		if err == nil {
 			defer r.Close()
 			o.Backup, err = backup.Unpack(ctx, r, dir)
@@ -320,8 +330,8 @@ func printRestored(w io.Writer, r *run.Restored, now time.Time) error {
 }
 
 // fromBackup reads a backup for a copy of its cluster in a lab, and makes the spec of the lab.
-func (a *app) fromBackup(ctx context.Context, file, identity, dir string, lab spec.LabOptions, o *run.RestoreOptions, sink progress.Sink) (*spec.Cluster, error) {
-	if err := a.readBackup(ctx, file, identity, dir, o, nil, sink); err != nil {
+func fromBackup(ctx context.Context, given *givenBackup, dir string, lab spec.LabOptions, o *run.RestoreOptions, sink progress.Sink) (*spec.Cluster, error) {
+	if err := given.read(ctx, dir, o, nil, sink); err != nil {
 		return nil, err
 	}
 	before, err := o.Backup.Spec()

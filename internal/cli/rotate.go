@@ -31,7 +31,7 @@ func (a *app) rotateAuthority() *cobra.Command {
 		},
 		PreRunE: func(_ *cobra.Command, args []string) error {
 			if published && facts.Authority(args[0]) != facts.ServiceAccountKey {
-				return usageError{errors.New("--keys-published is for sa: nobody verifies tokens with another key")}
+				return usageError{errors.New("--keys-published is for sa: nobody outside of the cluster verifies tokens with another key")}
 			}
 			return nil
 		},
@@ -45,9 +45,10 @@ has reached the one before it.
 
 ca: one host at a time, controller managers and schedulers restart in each stage, after others have taken the lead, and kubelets restart
 once in each stage; containers go on. API servers and etcd do not restart. kube-proxy, the pod network's agents, CoreDNS, and the
-kube-state-metrics of a Prometheus that Quorate installed are replaced pod by pod, once. Load balancers reload. It takes a few minutes for each control plane, and five more before the second stage. Workloads
-of yours that use the API and read its certificate only when they start must be restarted before the last stage: the command names those
-that may have to, and ends. Run it again afterwards. With --skip-workloads, it goes on without that.
+kube-state-metrics of a Prometheus that Quorate installed are replaced pod by pod, once. Load balancers reload. It takes a few minutes
+for each control plane, and five more before the second stage. Workloads of yours that use the API and read its certificate only when they
+start must be restarted before the last stage: the command names those that may have to, and ends. Run it again afterwards. With
+--skip-workloads, it goes on without that.
 
 front-proxy-ca: nothing restarts. It takes a few minutes.
 

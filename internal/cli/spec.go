@@ -63,6 +63,9 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 					return usageError{err}
 				}
 			}
+			if err := spec.CheckJump(usual); err != nil && (usual.Jump != "" || !cmd.Flags().Changed("ssh-config")) { // which may have the jump hosts
+				return usageError{fmt.Errorf("--ssh-jump and --ssh-jump-key: %w", err)}
+			}
 			for name, n := range map[string]int{"control-planes": o.ControlPlanes, "etcd-hosts": o.EtcdHosts, "workers": o.Workers, "load-balancers": o.LoadBalancers} {
 				if n > size.MaxNodes {
 					return usageError{fmt.Errorf("--%s %d: Kubernetes supports at most %d nodes", name, n, size.MaxNodes)}

@@ -110,9 +110,11 @@ const sourceAuto = "auto"
 
 // upFromBackup creates a copy of the cluster in a backup.
 func (a *app) upFromBackup(ctx context.Context, file, identity string, lab spec.LabOptions, o run.RestoreOptions) error {
-	if err := readable(file, identity, o.KeysDir); err != nil {
+	given, err := openBackup(file, identity, o.KeysDir, true)
+	if err != nil {
 		return usageError{err}
 	}
+	defer given.close()
 	if lab.Name != "" {
 		if errs := spec.Validate(spec.DefaultLab(lab.Name), spec.Options{Versions: bundle.Versions(), Lab: true}); len(errs) > 0 {
 			return errs
@@ -124,7 +126,7 @@ func (a *app) upFromBackup(ctx context.Context, file, identity string, lab spec.
 	}
 	defer remove()
 	sink, done := a.progress()
-	c, err := a.fromBackup(ctx, file, identity, dir, lab, &o, sink)
+	c, err := fromBackup(ctx, given, dir, lab, &o, sink)
 	var r *up.Result
 	if err == nil {
 		r, err = up.FromBackup(ctx, c, o, sink)

@@ -299,12 +299,13 @@ func (s *State) readFormer(host string) (out []string) {
 // the node trusts now, and whether CoreDNS was: they may have read only then what they trust, and may trust only one that has expired. An earlier run
 // was killed, or could not restart them there. Nodes that are not Ready, and hosts in maintenance, are not among them, because nothing can be
 // restarted there. Nor is anything as long as pods are not told to trust that certificate, as far as is known: they would read the former one
-// again. Of other clients nobody can tell.
+// again. What was started after they were told is not among them either: the step that replaces pods leaves it (see step.restartFormerClients), and
+// a certificate that is not backdated looks as if it had been signed later. Of other clients nobody can tell.
 func (s *State) FormerClients() (nodes []string, dns bool) {
 	if s.Seen.API == nil {
 		return nil, false
 	}
-	published := s.Seen.API.TrustedUntil[facts.RootCA]
+	published, told := s.Seen.API.TrustedUntil[facts.RootCA], s.Seen.API.RootCAWritten
 	var first time.Time // on control planes, to which CoreDNS is compared
 	for _, h := range s.TrustingHosts(facts.KubernetesAuthority) {
 		c, known := s.certificateOn(h.Name, facts.ClusterCA)
@@ -316,6 +317,9 @@ func (s *State) FormerClients() (nodes []string, dns bool) {
 		since := c.Begins.Add(facts.Backdated)
 		if t.Written.Before(since) {
 			since = t.Written
+		}
+		if !told.IsZero() && told.Before(since) {
+			since = told
 		}
 		if h.Has(spec.RoleControlPlane) && (first.IsZero() || since.Before(first)) {
 			first = since

@@ -645,7 +645,8 @@ func (f *findings) components(names ...string) {
 			if c := f.component(h.Name, name); !c.OK && c.Known() {
 				fix := componentFix(name, h.Name)
 				if slices.Contains([]string{facts.KubeProxy, facts.Flannel}, name) && f.StartsPods(h.Name) {
-					fix = fmt.Sprintf("The kubelet on %s does not run, or was started less than %.0f minutes ago, as after a boot: it starts its pods. If this is still so after that time, `quorate apply` restarts it.", h.Name, podsStart.Minutes())
+					fix = fmt.Sprintf("Wait: the kubelet on %s, which starts it, does not run yet, or was started less than %.0f minutes ago, as after a boot. If %s still does not work when the kubelet has run for that long, `quorate apply` and `quorate repair` restart it.",
+						h.Name, podsStart.Minutes(), name)
 				}
 				f.unmet(RuleComponent, Warning, fmt.Sprintf("%s on %s does not work: %s", name, h.Name, c.Problem), fix, h.Name)
 			}

@@ -362,8 +362,8 @@ func (s *State) component(host, name string) facts.Answer {
 // have to get ready.
 const podsStart = 2 * time.Minute
 
-// StartsPods says that the kubelet of a host was started a moment ago, as after a boot, or does not run yet. That a program in a pod does not work is no
-// failure of that program then.
+// StartsPods says that the kubelet of a host was started a moment ago, as after a boot, or does not run. That a program in a pod does not work is no
+// failure of that program then, and only a kubelet can start a new pod. Where nobody knows whether the kubelet runs, it is false.
 func (s *State) StartsPods(host string) bool {
 	f, kubelet := s.Facts(host), s.Seen.Hosts[host].Components[facts.Kubelet]
 	switch {

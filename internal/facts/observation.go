@@ -206,6 +206,8 @@ type API struct {
 	Trusted map[string][]string `json:"trusted,omitempty"`
 	// TrustedUntil is when the last certificate for each of these keys expires, by the same names.
 	TrustedUntil map[string]map[string]time.Time `json:"trustedUntil,omitempty"`
+	// RootCAWritten is when the ConfigMap RootCA in kube-system was last written; zero if the API does not say.
+	RootCAWritten time.Time `json:"rootCAWritten,omitzero"`
 	// Networks are the DaemonSets that configure the pods' network on nodes. They are looked for only while Quorate has
 	// applied no pod network.
 	Networks []Network `json:"networks,omitempty"`

@@ -344,6 +344,7 @@ func clientServers(ctx context.Context, client *kube.Client, version string, out
 		switch m.Name {
 		case facts.RootCA:
 			trust(m.Name, []byte(text))
+			out.RootCAWritten = WrittenAt(have)
 			continue
 		case facts.AuthenticationConfigMap:
 			for _, key := range []string{facts.ClientAuthorityKey, facts.ProxyAuthorityKey} {
@@ -360,6 +361,16 @@ func clientServers(ctx context.Context, client *kube.Client, version string, out
 	}
 	out.Servers, out.Trusted, out.TrustedUntil = servers, trusted, until
 	return nil
+}
+
+// WrittenAt is when a ConfigMap was last written; zero if the API does not say.
+func WrittenAt(m *corev1.ConfigMap) (at time.Time) {
+	for _, f := range m.ManagedFields {
+		if f.Time != nil && f.Time.After(at) {
+			at = f.Time.Time
+		}
+	}
+	return at
 }
 
 // remembered reads what Quorate stored in its ConfigMap.

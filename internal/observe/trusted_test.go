@@ -40,8 +40,9 @@ func TestUntilWhenClientsTrustWhichKey(t *testing.T) {
 	}
 	former, renewed, next := issue(keys[0], now.Add(-time.Hour)), issue(keys[0], now.AddDate(10, 0, 0)), issue(keys[1], now.AddDate(9, 0, 0))
 	old, following := pkifile.KeyIDs(former)[0], pkifile.KeyIDs(next)[0]
+	earlier, later := metav1.NewTime(now.Add(-time.Hour)), metav1.NewTime(now)
 	client := &kube.Client{Interface: fake.NewClientset(
-		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: facts.RootCA}, Data: map[string]string{facts.RootCAKey: string(slices.Concat(former, next))}},
+		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: facts.RootCA, ManagedFields: []metav1.ManagedFieldsEntry{{Time: &earlier}, {Time: &later}, {}}}, Data: map[string]string{facts.RootCAKey: string(slices.Concat(former, next))}},
 		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: facts.AuthenticationConfigMap}, Data: map[string]string{facts.ClientAuthorityKey: string(slices.Concat(former, next, renewed))}})}
 	var api facts.API
 	if err := clientServers(t.Context(), client, "", &api); err != nil {
@@ -51,6 +52,9 @@ func TestUntilWhenClientsTrustWhichKey(t *testing.T) {
 		if !slices.Equal(api.Trusted[name], []string{old, following}) || !api.TrustedUntil[name][old].Equal(until) || !api.TrustedUntil[name][following].Equal(now.AddDate(9, 0, 0)) {
 			t.Errorf("%s: %v, %v", name, api.Trusted[name], api.TrustedUntil[name])
 		}
+	}
+	if !api.RootCAWritten.Equal(now) || !WrittenAt(&corev1.ConfigMap{}).IsZero() {
+		t.Errorf("written at %s; %s without a sign of it", api.RootCAWritten, WrittenAt(&corev1.ConfigMap{}))
 	}
 }
 

@@ -404,6 +404,20 @@ func TestClientsThatAnEarlierRunDidNotRestart(t *testing.T) {
 			obs.API.DNSStarted = obs.Time.Add(-2 * time.Hour)
 			obs.API.TrustedUntil[facts.RootCA] = map[string]time.Time{string(facts.KubernetesAuthority): obs.Time.AddDate(0, 1, 0)}
 		}, ""},
+		"the certificate was not backdated, and its file was written again": {func(obs *facts.Observation) {
+			for _, h := range obs.Hosts {
+				for i, c := range h.Facts.Kubernetes.Certificates {
+					if c.Name == facts.ClusterCA {
+						h.Facts.Kubernetes.Certificates[i].Begins = obs.Time.Add(-31 * time.Minute)
+					}
+				}
+				if tr, trusts := h.Facts.Kubernetes.Trust[facts.KubernetesAuthority]; trusts {
+					tr.Written = obs.Time.Add(-10 * time.Minute)
+					h.Facts.Kubernetes.Trust[facts.KubernetesAuthority] = tr
+				}
+			}
+			obs.API.RootCAWritten = obs.Time.Add(-30*time.Minute - time.Second)
+		}, ""},
 		"nobody knows what pods are told": {func(obs *facts.Observation) {
 			runs(obs, "worker-a", facts.KubeProxy, -2*time.Hour)
 			obs.API.TrustedUntil = nil

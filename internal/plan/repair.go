@@ -43,7 +43,7 @@ var repairs = []struct {
 	{"programs", steps(InstallBundle, ""), 3, 3, "a damaged program", "it is installed again, from the bundle that the host runs"},
 	{"programs", steps(SwitchPrograms, ""), 3, 6, "", ""},
 	{"images", steps(ImportImages, ""), 3, 3, "a missing or damaged image of the bundle", "it is imported again"},
-	{"agent", steps(RestartAgent, ""), 4, 3, "kube-proxy, or the pod network's agent, does not work on a node", "its pod is replaced"},
+	{"agent", steps(RestartAgent, ""), 4, 3, "kube-proxy, or the pod network's agent, does not work on a node whose kubelet has run for two minutes", "its pod is replaced"},
 	{"stopped", withdrawnServers, 3, 3, "static pods of a control plane that were stopped, as an interrupted repair leaves them, outside of a maintenance", "they are started"},
 	{"drained", drainedServers, 5, 3, "a control plane that works and gets no clients, as an interrupted repair leaves it", "the load balancers send it clients again"},
 	{"labels", steps(LabelNode, ""), 3, 6, "a label or taint of the spec that a node does not have", "it is set"},

@@ -34,8 +34,8 @@ type Options struct {
 	Force bool
 }
 
-// Reached returns why no host of the spec can be reached, and nil if one can be. Who is about to do what takes long, such as compiling a bundle, asks before.
-func (e *Engine) Reached() error {
+// AnyReached returns why no host of the spec can be reached, and nil if one can be. Whoever is about to compile a bundle, which takes long, asks first.
+func (e *Engine) AnyReached(ctx context.Context) error {
 	var why []string
 	for _, h := range e.Cluster.Spec.Hosts {
 		_, err := e.Conns.Get(h.Name)
@@ -43,6 +43,9 @@ func (e *Engine) Reached() error {
 			return nil
 		}
 		why = append(why, err.Error())
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // the hosts are not why
 	}
 	return &cluster.Refusal{Rule: plan.RuleReachable, Subjects: cluster.Names(e.Cluster.Spec.Hosts), Why: "no host can be reached: " + strings.Join(why, "; "),
 		Fix: "Bring the hosts up, or make them reachable, and run the command again."}

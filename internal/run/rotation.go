@@ -241,11 +241,8 @@ func staleWorkloads(ctx context.Context, client kubernetes.Interface, key string
 	}
 	since := map[string]time.Time{}
 	for _, m := range published.Items {
-		since[m.Namespace] = m.CreationTimestamp.Time
-		for _, f := range m.ManagedFields {
-			if f.Time != nil && f.Time.After(since[m.Namespace]) {
-				since[m.Namespace] = f.Time.Time
-			}
+		if since[m.Namespace] = observe.WrittenAt(&m); since[m.Namespace].IsZero() {
+			since[m.Namespace] = m.CreationTimestamp.Time
 		}
 	}
 	pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})

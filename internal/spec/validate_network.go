@@ -424,6 +424,18 @@ func (k *checker) ssh(path string, s SSH) {
 				"`%s` is not a host key: %s", s.HostKey, err)
 		}
 	}
+	k.jump(path, s)
+}
+
+// CheckJump checks flags that stand for ssh.jump and ssh.jumpKeyFile.
+func CheckJump(s SSH) error {
+	k := &checker{c: &Cluster{}}
+	k.jump("ssh", s)
+	return k.errs.orNil()
+}
+
+// jump checks the jump hosts in front of a host, and their keys.
+func (k *checker) jump(path string, s SSH) {
 	if s.Jump == "" {
 		if s.JumpKeyFile != "" {
 			k.refuse(path+".jumpKeyFile", "set jump, or remove it", "it is the key for a jump host, and there is none")

@@ -125,7 +125,7 @@ func (e *Env) restartFormerClients(ctx context.Context, api *kube.Client, s plan
 		if err := e.onAPI(ctx, "reading what pods in "+namespace+" trust", func(ctx context.Context) error {
 			m, err := api.CoreV1().ConfigMaps(namespace).Get(ctx, facts.RootCA, metav1.GetOptions{})
 			if err == nil {
-				published[namespace] = writtenAt(m)
+				published[namespace] = observe.WrittenAt(m)
 			}
 			return ignoreAbsent(err) // a namespace that is not there yet has no pods
 		}); err != nil {
@@ -186,16 +186,6 @@ func (e *Env) nodesWithAgents(left map[string]string) (out []string) {
 		}
 	}
 	return out
-}
-
-// writtenAt is when an object was last written; zero if the API does not say.
-func writtenAt(m *corev1.ConfigMap) (at time.Time) {
-	for _, f := range m.ManagedFields {
-		if f.Time != nil && f.Time.After(at) {
-			at = f.Time.Time
-		}
-	}
-	return at
 }
 
 // filesFollow is more than what a kubelet takes to change the files of pods that run when a ConfigMap changes.

@@ -50,15 +50,6 @@ func TestPodsThatMayTrustAFormerCertificate(t *testing.T) {
 			t.Errorf("%s: %t", name, got)
 		}
 	}
-	m := &corev1.ConfigMap{}
-	if !writtenAt(m).IsZero() {
-		t.Error(writtenAt(m))
-	}
-	earlier, later := metav1.NewTime(published.Add(-time.Hour)), metav1.NewTime(published)
-	m.ManagedFields = []metav1.ManagedFieldsEntry{{Time: &earlier}, {Time: &later}, {}}
-	if got := writtenAt(m); !got.Equal(published) {
-		t.Error(got)
-	}
 }
 
 // TestNodesThatAreNotReady do not keep others waiting for ever.

@@ -71,6 +71,14 @@ func up(ctx context.Context, c, otherwise *spec.Cluster, ignore []string, from *
 			return r, err
 		}
 	}
+	var e *run.Engine
+	if !r.Lab {
+		e = run.Open(ctx, c, sink)
+		defer e.Close()
+		if err := e.AnyReached(ctx); err != nil { // as above
+			return r, err
+		}
+	}
 	var b *bundle.Bundle
 	get := func() (err error) {
 		b, c, err = sources.BundleOf(ctx, c, otherwise, sink)
@@ -84,8 +92,10 @@ func up(ctx context.Context, c, otherwise *spec.Cluster, ignore []string, from *
 		if err := part("lab", func() (err error) { r.Cluster, err = machines.CreateWith(ctx, c, b, sink); return err }); err != nil {
 			return r, err
 		}
+		e = run.Open(ctx, r.Cluster, sink)
+		defer e.Close()
 	}
-	if err := part("apply", func() error { return r.apply(ctx, b, ignore, from, sink) }); err != nil {
+	if err := part("apply", func() error { return r.apply(ctx, e, b, ignore, from) }); err != nil {
 		return r, err
 	}
 	return r, nil
@@ -93,9 +103,7 @@ func up(ctx context.Context, c, otherwise *spec.Cluster, ignore []string, from *
 
 const kubeconfigFile = "kubeconfig"
 
-func (r *Result) apply(ctx context.Context, b *bundle.Bundle, ignore []string, from *run.RestoreOptions, sink progress.Sink) error {
-	e := run.Open(ctx, r.Cluster, sink)
-	defer e.Close()
+func (r *Result) apply(ctx context.Context, e *run.Engine, b *bundle.Bundle, ignore []string, from *run.RestoreOptions) error {
 	if err := r.build(ctx, e, b, ignore, from); err != nil {
 		return err
 	}
