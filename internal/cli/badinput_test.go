@@ -52,11 +52,7 @@ func TestBadFiles(t *testing.T) {
 	t.Setenv("SSH_AUTH_SOCK", "")
 	dir := t.TempDir()
 	t.Chdir(dir)
-	for name, content := range map[string]string{"empty": "", "binary": "\x80\x81\x00\xffnot text", "utf16": "\xff\xfea", "text": "some words\n", "list": "[1, 2]\n", "half": "{\"a\": "} {
-		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	writeFiles(t, map[string]string{"empty": "", "binary": "\x80\x81\x00\xffnot text", "utf16": "\xff\xfea", "text": "some words\n", "list": "[1, 2]\n", "half": "{\"a\": "})
 	if err := os.Mkdir("dir", 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -154,11 +150,7 @@ func TestWhatIsWrongIsFoundBeforeAnyHostIsAsked(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(dir)
-	for name, content := range map[string]string{"cluster.yaml": string(text), "identity": identity.String() + "\n", "backup": "no backup", "damaged": "{damaged", "report": "{}"} {
-		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	writeFiles(t, map[string]string{"cluster.yaml": string(text), "identity": identity.String() + "\n", "backup": "no backup", "damaged": "{damaged", "report": "{}"})
 	for _, line := range []string{
 		"restore --identity missing backup", "restore --identity identity ./missing", "restore --identity identity --keys missing backup", "restore --identity identity --replace-cluster other backup",
 		"restore --from-data nobody:/mnt", "restore --from-data missing", "recover --data nobody:/mnt", "recover --from nobody", "maintain nobody", "maintain zone/none", "reset nobody", "reset --yes cp-a nobody",
@@ -227,11 +219,7 @@ func TestHostsAreAskedBeforeABundleIsMade(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(dir)
-	for name, content := range map[string]string{"cluster.yaml": string(text), "identity": identity.String() + "\n", "backup": "no backup"} {
-		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	writeFiles(t, map[string]string{"cluster.yaml": string(text), "identity": identity.String() + "\n", "backup": "no backup"})
 	for _, line := range []string{"apply", "up", "restore --identity identity ./backup", "restore --from-data ."} {
 		code, _, errOut := quorate(t, strings.Fields(line)...)
 		if code != exitRefused || strings.Contains(errOut, "no-bundle") || !strings.Contains(errOut, "no host can be reached") {
@@ -248,6 +236,16 @@ func TestHostsAreAskedBeforeABundleIsMade(t *testing.T) {
 	var says bytes.Buffer
 	if code := Main(ctx, []string{"apply"}, strings.NewReader(""), io.Discard, &says); code != exitFailed || !strings.Contains(says.String(), errInterrupted.Error()) {
 		t.Errorf("interrupted: exit status %d, %s", code, &says)
+	}
+}
+
+// writeFiles writes files into the current directory.
+func writeFiles(t *testing.T, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -522,7 +522,7 @@ func TestMentionsAreUnderstood(t *testing.T) {
 		"upgrade":                              `has no command "upgrade"`,
 		"bundle export --platform=linux/amd64": "has no flag --platform",
 		"plan cp-a":                            `unknown command "cp-a"`,
-		"certs rotate cab":                     "name what is to be replaced",
+		"certs rotate cab":                     "say what to replace",
 		"size --nodes many":                    "invalid argument",
 		"status -o xml":                        "unknown output",
 		"kubeconfig --merge":                   "--merge requires --to FILE",

@@ -27,7 +27,7 @@ func (a *app) rotateAuthority() *cobra.Command {
 			if len(args) == 1 && slices.Contains(names, args[0]) {
 				return nil
 			}
-			return errors.New("name what is to be replaced: " + strings.Join(names, ", "))
+			return errors.New("say what to replace: " + strings.Join(names, ", "))
 		},
 		PreRunE: func(_ *cobra.Command, args []string) error {
 			if published && facts.Authority(args[0]) != facts.ServiceAccountKey {

@@ -33,5 +33,5 @@ func TestFindPorts(t *testing.T) {
 			t.Errorf("%s: port %d, want %d", hosts[i].Name, got, want)
 		}
 	}
-	findPorts(nil, nil, func([]spec.Host) []string { t.Error("nobody is to be asked"); return nil })
+	findPorts(nil, nil, func([]spec.Host) []string { t.Error("no host should be asked"); return nil })
 }

@@ -94,6 +94,8 @@ func up(ctx context.Context, c, otherwise *spec.Cluster, ignore []string, from *
 		}
 		e = run.Open(ctx, r.Cluster, sink)
 		defer e.Close()
+	} else {
+		e.Cluster = r.Cluster // the bundle may be that of the other spec, which has the same hosts
 	}
 	if err := part("apply", func() error { return r.apply(ctx, e, b, ignore, from) }); err != nil {
 		return r, err
